@@ -1,0 +1,114 @@
+"""Configurations of networks: frozen dataclasses that check themselves, written as JSON beside each checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxmss.errors import InputError
+
+
+@dataclass(frozen=True)
+class MapConvention:
+    """How a network's last axis holds its maps, and which of them are bounded by tanh.
+
+    Attributes:
+      order: within one source, "map-channel-subband" (CWS-PResUNet) or "channel-map-subband" (bytesep).
+      bounded_phase: whether tanh bounds the two phase maps.
+      bounded_residual: whether tanh bounds the residual map.
+    """
+
+    order: Literal["map-channel-subband", "channel-map-subband"]
+    bounded_phase: bool
+    bounded_residual: bool
+
+
+CWS = MapConvention("map-channel-subband", bounded_phase=False, bounded_residual=False)
+BYTESEP_SUBBAND = MapConvention("channel-map-subband", bounded_phase=True, bounded_residual=True)
+BYTESEP_FULLBAND = MapConvention("channel-map-subband", bounded_phase=True, bounded_residual=False)
+
+
+@dataclass(frozen=True)
+class ResUNetConfig:
+    """One phase-aware ResUNet on (subband) spectrograms; every published network of the family is a value of it.
+
+    Attributes:
+      sources: names of the stems, in output order.
+      sample_rate: of the audio, in Hz.
+      channels: audio channels.
+      subbands: of the filter bank: 1 (none), 2, 4 or 8.
+      tail_padding: whether the filter bank is given 64 zeros to ring out.
+      n_fft: STFT window in samples of a subband; a power of two.
+      hop: STFT hop in samples of a subband.
+      magnitude_floor: least squared magnitude of a bin.
+      maps: how the last axis holds the maps.
+      block: kind of block, "residual" (two 3x3 convolutions) or "mobilenet" (depthwise separable).
+      widths: features of the encoder's levels; the decoder mirrors them.
+      blocks: blocks of each level.
+      bottleneck_levels: levels without pooling between encoder and decoder.
+      head_blocks: blocks before the last 1x1 convolution.
+      separate_heads: whether each source has a head of its own.
+      last_pooling: average pooling of the last encoder level over (frames, bins); 2x2 on the others.
+      upsampling: of the decoder: "stride2" (3x3 transposed convolution, cropped), "patch" (kernel = stride) or
+        "nearest" (then a 1x1 convolution).
+      absolute_gain: whether a residual block's second norm multiplies by ``|gain| + 1e-5``.
+      block_norm_momentum: share of a new batch in the running statistics of the norms inside blocks.
+      decoder_norm_momentum: the same for the norms before up-sampling.
+      segment: seconds of a track that are separated at a time.
+      context: seconds before and after a segment that the network sees with it.
+    """
+
+    sources: tuple[str, ...]
+    sample_rate: int = 44100
+    channels: int = 2
+    subbands: int = 4
+    tail_padding: bool = False
+    n_fft: int = 512
+    hop: int = 110
+    magnitude_floor: float = 1e-8
+    maps: MapConvention = CWS
+    block: Literal["residual", "mobilenet"] = "residual"
+    widths: tuple[int, ...] = (32, 64, 128, 256, 384, 384)
+    blocks: int = 4
+    bottleneck_levels: int = 4
+    head_blocks: int = 4
+    separate_heads: bool = False
+    last_pooling: tuple[int, int] = (2, 2)
+    upsampling: Literal["stride2", "patch", "nearest"] = "stride2"
+    absolute_gain: bool = False
+    block_norm_momentum: float = 0.01
+    decoder_norm_momentum: float = 0.1
+    segment: float = 10.0
+    context: float = 1.5
+
+    def __post_init__(self) -> None:
+        check(len(self.sources) > 0, "sources", self.sources, "name at least one stem")
+        check(len(set(self.sources)) == len(self.sources), "sources", self.sources, "name each stem once")
+        check(self.subbands in (1, 2, 4, 8), "subbands", self.subbands, "choose 1, 2, 4 or 8")
+        for name in ("sample_rate", "channels", "hop", "blocks", "bottleneck_levels", "head_blocks"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        check(bool(self.widths) and min(self.widths) >= 1, "widths", self.widths, "give a width for each level")
+        check(set(self.last_pooling) <= {1, 2}, "last_pooling", self.last_pooling, "pool by 1 or 2")
+        bins = self.n_fft // 2
+        fold = 2 ** (len(self.widths) - 1) * self.last_pooling[1]
+        check(bins % fold == 0, "n_fft", self.n_fft, f"half of it must be a multiple of {fold}, for the pooling")
+        check(self.hop <= bins, "hop", self.hop, f"it must be at most half of n_fft (={self.n_fft})")
+        check(self.segment > 0, "segment", self.segment, "it must be above 0 s")
+        check(self.context >= 0, "context", self.context, "it must not be negative")
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frames are zero-padded to a multiple of this, so that every pooling comes out even."""
+        return 2 ** (len(self.widths) - 1) * self.last_pooling[0]
+
+
+def check(condition: bool, field: str, value: object, remedy: str) -> None:
+    """Raise `InputError` that quotes the field and its value unless `condition` holds."""
+    if not condition:
+        raise InputError(f"Config field {field!r} (={value!r}) cannot be used: {remedy}")
+
+
+def to_json(config: object) -> dict:
+    """Return a config as what JSON can hold."""
+    return dataclasses.asdict(config)  # type: ignore[call-overload]

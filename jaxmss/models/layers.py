@@ -1,0 +1,159 @@
+"""The layers that all networks of the family share. Images are channels-last with frequency first: ``b f n h``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmss.models.winograd import convolve_3x3
+from jaxmss.typing import Array, Float
+
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as PyTorch computes it, as one multiply-add.
+
+    In training the statistics are those of the whole batch, over all axes but `axis`: over all devices too, where the
+    batch is sharded under `jax.jit`. Running statistics hold the unbiased variance.
+
+    Attributes:
+      axis: the axis that keeps its own statistics.
+      momentum: share of a new batch in the running statistics.
+      absolute_gain: multiply by ``|scale| + 1e-5`` instead of by the scale.
+      dtype: of the result; statistics are float32 always.
+    """
+
+    axis: int = -1
+    momentum: float = 0.01
+    absolute_gain: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."], train: bool) -> Float[Array, "..."]:
+        features = x.shape[self.axis]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        if self.absolute_gain:
+            scale = jnp.abs(scale) + 1e-5
+
+        along = [1] * x.ndim
+        along[self.axis] = features
+        if train:
+            others = tuple(axis for axis in range(x.ndim) if axis != self.axis % x.ndim)
+            samples = x.size // features
+            x32 = x.astype(jnp.float32)
+            batch_mean = x32.mean(others)
+            batch_var = jnp.square(x32 - batch_mean.reshape(along)).mean(others)
+            if not self.is_initializing():
+                unbiased = batch_var * (samples / max(samples - 1, 1))
+                mean.value += self.momentum * (batch_mean - mean.value)
+                var.value += self.momentum * (unbiased - var.value)
+        else:
+            batch_mean, batch_var = mean.value, var.value
+
+        gain = scale * lax.rsqrt(batch_var + 1e-5)
+        shift = bias - batch_mean * gain
+        return (x * gain.reshape(along) + shift.reshape(along)).astype(self.dtype)
+
+
+class Conv(nn.Module):
+    """A convolution over (frequency, frame), padded to keep the image's size.
+
+    Attributes:
+      features: of the output.
+      size: of the square kernel, 1 or 3.
+      use_bias: whether to add a bias.
+      depthwise: whether each feature is filtered by itself.
+      dtype: of the computation; parameters are float32.
+    """
+
+    features: int
+    size: int = 3
+    use_bias: bool = False
+    depthwise: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f n h"]) -> Float[Array, "b f n g"]:
+        inputs = 1 if self.depthwise else x.shape[-1]
+        kernel = self.param("kernel", xavier_uniform, (self.size, self.size, inputs, self.features))
+        kernel = kernel.astype(self.dtype)
+        if self.size == 1:
+            y = jnp.matmul(x, kernel[0, 0], precision=lax.Precision.HIGHEST)
+        elif self.depthwise:
+            y = convolve(x, kernel, groups=self.features)
+        else:
+            y = convolve_3x3(x, kernel)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+class Upsample(nn.Module):
+    """Transposed convolution without bias that enlarges the image by `factors`, as a sub-pixel convolution.
+
+    A convolution of stride 1 computes all outputs that share an input position, which then move from features to
+    space: none of its products is with an inserted zero.
+
+    Attributes:
+      features: of the output.
+      factors: enlargement of (frequency, frames), each 1 or 2.
+      size: kernel size: 3 (stride 2, the last row and column cropped) or the factors themselves.
+      kernel_init: initialiser of the kernel (frequency, frame, in, out).
+      dtype: of the computation.
+    """
+
+    features: int
+    factors: tuple[int, int]
+    size: tuple[int, int]
+    kernel_init: Callable = xavier_uniform
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f n h"]) -> Float[Array, "b F N g"]:
+        b, f, n, inputs = x.shape
+        (p, q), g = self.factors, self.features
+        kernel = self.param("kernel", self.kernel_init, (*self.size, inputs, g)).astype(self.dtype)
+        # output position p i + r takes tap p d + r of the input at i - d: pad the kernel to whole steps and split it
+        steps = [-(-size // factor) for size, factor in zip(self.size, self.factors, strict=True)]
+        kernel = jnp.pad(kernel, [(0, steps[0] * p - self.size[0]), (0, steps[1] * q - self.size[1]), (0, 0), (0, 0)])
+        kernel = kernel.reshape(steps[0], p, steps[1], q, inputs, g)[::-1, :, ::-1]
+        kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(*steps, inputs, p * q * g)
+        y = convolve(x, kernel, padding=[(steps[0] - 1, 0), (steps[1] - 1, 0)])
+        return y.reshape(b, f, n, p, q, g).transpose(0, 1, 3, 2, 4, 5).reshape(b, f * p, n * q, g)
+
+
+def convolve(x, kernel, padding="SAME", groups: int = 1):
+    """Convolve an image ``b f n h`` with a kernel (frequency, frame, in, out), at full precision in float32."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def average_pool(x: Float[Array, "b f n h"], bins: int, frames: int) -> Float[Array, "b F N h"]:
+    """Average over windows of `bins` x `frames`."""
+    return nn.avg_pool(x, (bins, frames), (bins, frames))
+
+
+def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Leaky ReLU with the slope of all published networks."""
+    return jax.nn.leaky_relu(x, 0.01)
+
+
+def torch_default_uniform(key, shape, dtype=jnp.float32):
+    """Initialise a transposed convolution's kernel as PyTorch does by default: uniform, bounded by 1/sqrt(fan)."""
+    bound = 1 / jnp.sqrt(shape[0] * shape[1] * shape[3])
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
