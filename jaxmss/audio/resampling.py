@@ -14,7 +14,7 @@ QUALITY = "VHQ"
 
 
 def resampled_length(t: int, from_rate: int, to_rate: int) -> int:
-    """How many samples `t` samples become: the integer nearest `t * to_rate / from_rate`, halves up; 1 at least if t > 0.
+    """How many samples `t` become: the integer nearest `t * to_rate / from_rate`, halves up, but at least 1 if t > 0.
 
     Down and up again can miss the first length by a few samples (half the ratio of the rates), so whoever returns to a
     known length passes it to `Resampler.flush` or `resample`.
