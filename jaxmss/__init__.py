@@ -1,1 +1,32 @@
-"""Music source separation in JAX."""
+"""Music source separation in JAX.
+
+model = jaxmss.load("cws-vocals")          # a published name or a checkpoint directory
+stems = model(mixture)                     # one segment: (b, c, t) -> (b, j, c, t)
+stems = jaxmss.separate(model, waveform)   # a track of any length: (c, t) -> (j, c, t)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxmss.loading import load
+    from jaxmss.separator import Options, Separator, separate
+
+__all__ = ["Options", "Separator", "load", "separate"]
+__version__ = "0.1.0"
+
+_HOMES = {"load": "jaxmss.loading", **dict.fromkeys(("Options", "Separator", "separate"), "jaxmss.separator")}
+
+
+def __getattr__(name: str) -> Any:
+    # JAX takes a second to start: it is imported when something that needs it is first asked for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxmss' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

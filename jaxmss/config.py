@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from jaxmss.errors import InputError
+from jaxmss.errors import InputError, suggest
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,32 @@ def check(condition: bool, field: str, value: object, remedy: str) -> None:
         raise InputError(f"Config field {field!r} (={value!r}) cannot be used: {remedy}")
 
 
-def to_json(config: object) -> dict:
+def to_json(config: Any) -> dict[str, Any]:
     """Return a config as what JSON can hold."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload]
+    return dataclasses.asdict(config)
+
+
+def from_json(kind: type, values: Any) -> Any:
+    """Build a config of class `kind` from what `to_json` gave; raise `InputError` that names what does not fit."""
+    if not isinstance(values, dict):
+        raise InputError(f"A config must be a JSON object, not {values!r}")
+    fields = typing.get_type_hints(kind)
+    for name in values:
+        if name not in fields:
+            raise InputError(f"Config field {name!r} is not one of {kind.__name__}{suggest(name, fields)}")
+    return kind(**{name: _converted(fields[name], name, value) for name, value in values.items()})
+
+
+def _converted(hint: Any, name: str, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type, hint), value)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_converted(arguments[0], name, item) for item in value)
+    if origin is typing.Literal:
+        check(value in arguments, name, value, f"choose from {', '.join(map(repr, arguments))}")
+        return value
+    wanted = (int, float) if hint is float else hint
+    fits = origin is None and isinstance(value, wanted) and not (isinstance(value, bool) and hint is not bool)
+    check(fits, name, value, f"it must be of type {getattr(hint, '__name__', hint)}")
+    return value

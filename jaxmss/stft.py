@@ -48,7 +48,7 @@ def istft(
     return audio if lengths is None else audio * frame_mask(lengths, length)
 
 
-def hann(n_fft: int) -> Float[np.ndarray, "n_fft"]:
+def hann(n_fft: int) -> Float[np.ndarray, " n_fft"]:
     """Return the periodic Hann window."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
 

@@ -17,7 +17,7 @@ from jaxmss.audio.resampling import resample
 from jaxmss.errors import AudioError
 
 CHUNK = 1 << 12  # samples decoded at a time, and how precisely the place of damage in a FLAC file is told
-HEADER_SLACK = 0.1  # seconds; compressed formats round the durations in their headers or count the encoder's padding
+MP3_PADDING = 3  # MPEG frames: what an encoder adds at both ends and a decoder takes off again, and its own frame
 UNKNOWN_FRAMES = 1 << 62  # from here on libsndfile means that a header does not say how long the sound is
 # MP3 is left to FFmpeg, for libsndfile's decoder writes warnings about odd files to the terminal.
 SOUNDFILE_MAGICS = {b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"fLaC", b"OggS"}
@@ -40,8 +40,7 @@ class AudioReader:
     channels: int
     frames: int | None
     duration_hint: float | None
-    _promised: float | None  # seconds, where the header tells them and a shorter file was cut
-    _slack: float  # seconds that may be missing from those
+    _promised: float | None  # seconds that the header tells: a file that ends before them was cut
     _chunks: Iterable[np.ndarray]
     _resources: ExitStack
 
@@ -90,9 +89,9 @@ class AudioReader:
         except (soundfile.LibsndfileError, av.FFmpegError, _ChangedFormat) as error:
             failure = error
         seconds = done / self.sample_rate
-        if self._promised is not None and seconds < self._promised - self._slack:
-            raise _cut_short(self.path, seconds, f"but its header promises {self._promised:.3f} s")
-        if failure and self._promised is None:  # what follows the promised sound is not sound: tags, garbage
+        if self._promised is not None and seconds < self._promised:
+            raise _cut_short(self.path, seconds, f"but its header promises at least {self._promised:.3f} s")
+        if failure and self._promised is None:  # after the promised sound come but tags and garbage
             raise _cut_short(self.path, seconds, f"where decoding fails ({_reason(failure)})")
         if not done:
             raise _error(self.path, "holds no sound (0 samples)", "export it again or leave it out")
@@ -170,7 +169,7 @@ def _open_with_soundfile(path: Path, file: BinaryIO, resources: ExitStack) -> Au
     resources.enter_context(sound)
     seconds = sound.frames / sound.samplerate
     chunks = _soundfile_chunks(sound)
-    return AudioReader(path, sound.samplerate, sound.channels, sound.frames, seconds, seconds, 0.0, chunks, resources)
+    return AudioReader(path, sound.samplerate, sound.channels, sound.frames, seconds, seconds, chunks, resources)
 
 
 def _soundfile_chunks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -179,7 +178,7 @@ def _soundfile_chunks(sound: soundfile.SoundFile) -> Iterator[np.ndarray]:
 
 
 def _open_with_ffmpeg(path: Path, file: BinaryIO, resources: ExitStack) -> AudioReader:
-    counted_mp3 = containers.mp3_promises_length(file)
+    mp3_frames = containers.count_mp3_frames(file)
     file.seek(0)
     try:
         container = resources.enter_context(av.open(file, mode="r", metadata_errors="replace"))
@@ -193,24 +192,17 @@ def _open_with_ffmpeg(path: Path, file: BinaryIO, resources: ExitStack) -> Audio
     if not codec.sample_rate:
         raise _error(path, "is not audio, or is damaged", "check that it plays, or convert it to wav")
     hint = _seconds(container, stream)
-    promised = hint if _header_tells_duration(container, stream, counted_mp3) else None
+    promised = None
+    if mp3_frames is not None and container.format.name == "mp3":
+        promised = max(0, mp3_frames - MP3_PADDING) * codec.frame_size / codec.sample_rate
     chunks = _ffmpeg_chunks(container, stream)
-    channels = codec.layout.nb_channels
-    return AudioReader(path, codec.sample_rate, channels, None, hint, promised, HEADER_SLACK, chunks, resources)
+    return AudioReader(path, codec.sample_rate, codec.layout.nb_channels, None, hint, promised, chunks, resources)
 
 
 def _seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return None if container.duration is None else container.duration / av.time_base
-
-
-def _header_tells_duration(container: av.container.InputContainer, stream: av.AudioStream, counted_mp3: bool) -> bool:
-    """Whether the duration was written by the encoder: FFmpeg guesses others from the bit rate and the file's size."""
-    kinds = set(container.format.name.split(","))
-    if "matroska" in kinds:
-        return len(container.streams) == 1  # the header's duration is that of the longest stream
-    return ("mov" in kinds and stream.duration is not None) or ("mp3" in kinds and counted_mp3)
 
 
 def _ffmpeg_chunks(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[np.ndarray]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxmss.config import BYTESEP_FULLBAND, BYTESEP_SUBBAND, ResUNetConfig
 from jaxmss.errors import InputError, suggest
 from jaxmss.models.cws_presunet import CWSPResUNet
+from jaxmss.typing import Variables
 
 _BYTESEP = ResUNetConfig(
     sources=("vocals",),
@@ -55,6 +59,16 @@ def architecture(name: str) -> ResUNetConfig:
     return ARCHITECTURES[name]
 
 
-def build(config: ResUNetConfig, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> CWSPResUNet:
-    """Return the network of `config`: a flax module from mixture (b, c, t) to stems (b, j, c, t)."""
-    return CWSPResUNet(config, dtype, remat)
+# which flax module a kind of config describes: audio (b, c, t) to stems (b, j, c, t)
+NETWORKS: dict[type, type[nn.Module]] = {ResUNetConfig: CWSPResUNet}
+
+
+def build(config: Any, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> nn.Module:
+    """Return the network of `config`, with bfloat16 inside or rematerialisation on request."""
+    return NETWORKS[type(config)](config=config, dtype=dtype, remat=remat)
+
+
+def variable_shapes(config: Any) -> Variables:
+    """Return the tree of shapes of a network's parameters and statistics, without computing any."""
+    audio = jax.ShapeDtypeStruct((1, config.channels, config.sample_rate), jnp.float32)
+    return jax.eval_shape(build(config).init, jax.random.key(0), audio)

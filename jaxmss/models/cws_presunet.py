@@ -33,7 +33,7 @@ class CWSPResUNet(nn.Module):
     def __call__(
         self,
         mixture: Float[Array, "b c t"],
-        lengths: Int[Array, "b"] | None = None,
+        lengths: Int[Array, " b"] | None = None,
         sources: tuple[str, ...] | None = None,
         train: bool = False,
     ) -> Float[Array, "b j c t"]:

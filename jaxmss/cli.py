@@ -1,0 +1,132 @@
+"""The command line: ``jaxmss separate | convert | models | demo``.
+
+Nothing here imports JAX until a command needs it, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxmss.errors import InputError, suggest
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def separate(
+    inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")],
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIRECTORY")] = "cws-vocals",
+    stems: str | None = None,
+    two_stems: str | None = None,
+    format: Literal["wav16", "wav24", "wav32f", "flac", "mp3"] = "wav16",
+    clipping: Literal["rescale", "clamp", "none"] = "rescale",
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    segment: float | None = None,
+    context: float | None = None,
+    overlap: float = 0.0,
+    shifts: int = 1,
+    batch_size: int = 1,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> int:
+    """Separate audio files, or all audio files in folders, into stems: OUTPUT/<track>/<stem>.wav.
+
+    Args:
+        inputs: files (wav, flac, mp3, ogg, m4a, mp4, ...) and folders.
+        output: folder for the stems.
+        model: published name (see `jaxmss models`) or checkpoint directory.
+        stems: comma-separated stems to write (default: all of the model's).
+        two_stems: write this stem and `no_<stem>`, the rest; the two sum to the mixture.
+        format: of the stems: 16 or 24 bit or float WAV, FLAC, MP3.
+        clipping: beyond full scale: rescale all stems of the track together, clamp, or none (wav32f).
+        overwrite: replace existing stems instead of keeping them.
+        segment: seconds separated at a time (default: the model's).
+        context: seconds that the model sees before and after a segment (default: the model's).
+        overlap: share of a segment that is cross-faded with the next, 0 to 0.5.
+        shifts: randomly displaced windows per segment, whose estimates are averaged.
+        batch_size: windows that the model is given at once.
+        dtype: inside the network.
+    """
+    if not inputs:
+        raise InputError("No input was given; name audio files or folders")
+    if stems is not None and two_stems is not None:
+        raise InputError("--stems and --two-stems exclude each other; choose one")
+    from jaxmss import console, files, loading
+    from jaxmss.separator import Options
+
+    options = Options(segment, context, overlap, shifts, batch_size)
+    destination = files.Output(output, format, clipping, overwrite)
+    separator = loading.load(model, dtype)
+    if two_stems is not None:
+        sources, residual = separator.chosen([two_stems]), f"no_{two_stems}"
+    else:
+        sources, residual = separator.chosen(stems.split(",") if stems is not None else None), None
+    separator.chunking(options)
+    reports = files.separate_files(
+        separator, inputs, sources, destination, residual=residual, options=options, progress=console.Bar
+    )
+    return console.tell(reports, output)
+
+
+@app.command
+def convert(
+    architecture: Annotated[str, tyro.conf.Positional],
+    file: Annotated[Path, tyro.conf.Positional],
+    directory: Annotated[Path, tyro.conf.Positional],
+    sources: str | None = None,
+) -> int:
+    """Convert a published PyTorch checkpoint; PyTorch is not needed, and no code in the file is run.
+
+    Args:
+        architecture: name of the architecture (see `jaxmss models`).
+        file: the PyTorch checkpoint.
+        directory: new directory to write the checkpoint to.
+        sources: comma-separated names of its stems, where they differ from the architecture's.
+    """
+    from jaxmss.checkpoints.convert import convert
+
+    convert(architecture, file, directory, tuple(sources.split(",")) if sources else None)
+    print(f"Wrote {directory}")
+    return 0
+
+
+@app.command
+def models() -> int:
+    """List the architectures and the published weights."""
+    from jaxmss import console
+
+    console.list_models()
+    return 0
+
+
+@app.command
+def demo(output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("jaxmss-demo")) -> int:
+    """Separate a real recording with real weights; print scores and write a page to listen to.
+
+    Args:
+        output: folder for the stems and index.html.
+    """
+    from jaxmss.demo import run
+
+    run(output)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit with 0, with 1 if some inputs failed, with 2 for a mistake in the input."""
+    try:
+        sys.exit(app.cli(args=arguments, prog="jaxmss", description=__import__("jaxmss").__doc__))
+    except InputError as error:
+        print(f"jaxmss: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("jaxmss: interrupted; what was finished is complete, the rest was not written", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Separate audio files: read, resample, separate and write in blocks, so that hours need the memory of seconds."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from jaxmss.audio.channels import to_channels
+from jaxmss.audio.finding import find_audio_files
+from jaxmss.audio.reading import AudioReader, open_audio
+from jaxmss.audio.resampling import Resampler
+from jaxmss.audio.stems import Clipping, StemWriter, open_stems
+from jaxmss.audio.writing import EXTENSIONS, AudioFormat
+from jaxmss.errors import AudioError, InputError, suggest
+from jaxmss.prefetch import prefetch
+from jaxmss.separator import Options, Separator, separate_blocks
+from jaxmss.typing import Float
+
+Stems = Float[np.ndarray, "j c t"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of one input file.
+
+    Attributes:
+      path: the input.
+      error: why it could not be separated, or None.
+      kept: whether all of its stems existed and were kept.
+      seconds: of audio separated.
+      elapsed: seconds it took.
+      clipped: by stem, samples that lay beyond full scale.
+      gain: that all stems were multiplied with against clipping.
+    """
+
+    path: Path
+    error: str | None = None
+    kept: bool = False
+    seconds: float = 0.0
+    elapsed: float = 0.0
+    clipped: Mapping[str, int] | None = None
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where and how stems are written.
+
+    Attributes:
+      directory: holds a folder for each track.
+      format: of the files.
+      clipping: what becomes of samples beyond full scale.
+      overwrite: whether existing stems are replaced.
+    """
+
+    directory: Path
+    format: AudioFormat = "wav16"
+    clipping: Clipping = "rescale"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("format", self.format, get_args(AudioFormat)),
+            ("clipping", self.clipping, get_args(Clipping)),
+        ):
+            if value not in known:
+                raise InputError(f"There is no {name} {value!r}{suggest(value, known)}")
+
+
+def separate_files(
+    model: Separator,
+    inputs: Iterable[Path],
+    sources: tuple[str, ...],
+    output: Output,
+    *,
+    residual: str | None = None,
+    options: Options,
+    progress: Callable[[AudioReader, str], Progress] | None = None,
+) -> Iterator[Report]:
+    """Separate files, and all audio files in folders, one report each; one that fails does not stop the next.
+
+    The stems of ``dir/song.wav`` are ``<output>/song/<stem>.wav``, those of ``dir/sub/song.wav``, found in a given
+    ``dir``, ``<output>/sub/song/<stem>.wav``. `residual` names one more stem: the mixture minus all `sources`.
+    """
+    tracks, missing = find_tracks(inputs)
+    yield from missing
+    for folder, path in tracks.items():
+        start = time.perf_counter()
+        try:
+            targets = {
+                stem: output.directory / folder / f"{stem}{EXTENSIONS[output.format]}"
+                for stem in (*sources, *([residual] if residual else []))
+            }
+            wanted = {stem: file for stem, file in targets.items() if output.overwrite or not file.exists()}
+            if not wanted:
+                yield Report(path, kept=True)
+                continue
+            with open_audio(path) as reader:
+                bar = progress(reader, path.name) if progress else None
+                try:
+                    written, seconds = _separate_file(model, reader, sources, wanted, output, residual, options, bar)
+                finally:
+                    if bar is not None:
+                        bar.close()
+            clipped = {stem: report.clipped for stem, report in written.reports.items() if report.clipped}
+            yield Report(path, None, False, seconds, time.perf_counter() - start, clipped, written.gain)
+        except InputError as error:
+            yield Report(path, error=str(error))
+
+
+class Progress:
+    """What a progress bar must do: `update` by seconds of audio done, and `close`."""
+
+    def update(self, seconds: float) -> None:
+        """Note that so many more seconds of audio are done."""
+
+    def close(self) -> None:
+        """End the display."""
+
+
+def find_tracks(inputs: Iterable[Path]) -> tuple[dict[Path, Path], list[Report]]:
+    """Return the audio files by the folder that their stems go to, and reports of inputs that cannot be used.
+
+    Files that would share a folder, such as ``song.wav`` and ``song.mp3``, keep their extension in its name.
+    """
+    named: dict[Path, list[tuple[Path, Path]]] = {}
+    missing = []
+    for given in map(Path, inputs):
+        try:
+            for path in find_audio_files([given]):
+                relative = path.relative_to(given) if given.is_dir() else Path(path.name)
+                files = named.setdefault(relative.with_suffix(""), [])
+                if path.resolve() not in [other.resolve() for other, _ in files]:
+                    files.append((path, relative))
+        except AudioError as error:
+            missing.append(Report(given, error=str(error)))
+    tracks: dict[Path, Path] = {}
+    for folder, files in named.items():
+        for path, relative in files:
+            target = folder if len(files) == 1 else relative
+            if target in tracks:
+                raise InputError(
+                    f"{path} and {tracks[target]} would both be written to the folder {target}; "
+                    "separate them in two runs with different outputs"
+                )
+            tracks[target] = path
+    return tracks, missing
+
+
+def _separate_file(
+    model: Separator,
+    reader: AudioReader,
+    sources: tuple[str, ...],
+    wanted: Mapping[str, Path],
+    output: Output,
+    residual: str | None,
+    options: Options,
+    bar: Progress | None,
+) -> tuple[StemWriter, float]:
+    # the residual needs every source; without it, only what is written is computed
+    computed = sources if residual in wanted else tuple(source for source in sources if source in wanted)
+    names = [*computed, *([residual] if residual in wanted else [])]
+    rows = [names.index(stem) for stem in wanted]
+    done = 0
+    for path in wanted.values():
+        _make_folder(path.parent)
+    with (
+        open_stems(
+            wanted, reader.sample_rate, reader.channels, format=output.format, clipping=output.clipping
+        ) as writer,
+        prefetch(stem_blocks(model, reader, computed, residual in wanted, options), ahead=2) as ready,
+    ):
+        for stems in ready:
+            writer.write(stems[rows])
+            done += stems.shape[-1]
+            if bar is not None:
+                bar.update(stems.shape[-1] / reader.sample_rate)
+    return writer, done / reader.sample_rate
+
+
+def stem_blocks(
+    model: Separator, reader: AudioReader, sources: tuple[str, ...], residual: bool, options: Options
+) -> Iterator[Stems]:
+    """Separate an open file into blocks of stems at its own rate and channels, as long in total as the file.
+
+    With `residual`, a last stem follows: the mixture minus all the others.
+    """
+    rate, channels = reader.sample_rate, reader.channels
+    there = Resampler(rate, model.sample_rate, model.channels)
+    back = Resampler(model.sample_rate, rate, len(sources) * model.channels)
+    mixture: deque[np.ndarray] = deque()  # what was read and not yet given back, for the residual
+    length = 0
+
+    def resampled() -> Iterator[np.ndarray]:
+        nonlocal length
+        for block in reader.blocks(rate):
+            length += block.shape[-1]
+            if residual:
+                mixture.append(block)
+            yield there.process(to_channels(block, model.channels))
+        yield there.flush()
+
+    def given_back(flat: np.ndarray) -> Stems:
+        stems = to_channels(flat.reshape(len(sources), model.channels, -1), channels)
+        if not residual:
+            return stems
+        return np.concatenate([stems, (_take(mixture, stems.shape[-1]) - stems.sum(0))[None]])
+
+    for stems in separate_blocks(model, resampled(), sources, options):
+        block = back.process(stems.reshape(-1, stems.shape[-1]))
+        if block.shape[-1]:
+            yield given_back(block)
+    yield given_back(back.flush(length))
+
+
+def _take(blocks: deque[np.ndarray], count: int) -> Float[np.ndarray, "c t"]:
+    """Remove the first `count` samples from a queue of blocks."""
+    taken = [blocks[0][:, :0]] if blocks else []
+    while count:
+        block = blocks.popleft()
+        if block.shape[-1] > count:
+            blocks.appendleft(block[:, count:])
+            block = block[:, :count]
+        taken.append(block)
+        count -= block.shape[-1]
+    return np.concatenate(taken, axis=-1) if taken else np.zeros((1, 0), np.float32)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(f"The folder {folder} cannot be made ({error.strerror}); choose another output") from None

@@ -1,0 +1,60 @@
+"""From a published name or a checkpoint directory to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxmss.checkpoints import store
+from jaxmss.checkpoints.convert import convert
+from jaxmss.checkpoints.download import cache_directory, fetch
+from jaxmss.checkpoints.published import PUBLISHED
+from jaxmss.errors import InputError, suggest
+from jaxmss.separator import Separator
+
+
+def load(name_or_directory: str | Path, dtype: jnp.dtype = jnp.float32) -> Separator:
+    """Return the model of a published name or of a checkpoint directory.
+
+    Published weights are fetched once and kept, converted, in the user's cache. Compiled programs are kept there too,
+    unless JAX has been given another place. `dtype` is that of the network's inside, float32 or bfloat16.
+
+    Raises `InputError` for an unknown name, `DownloadError` if weights cannot be fetched, `CheckpointError` if they
+    cannot be used.
+    """
+    directory = Path(name_or_directory)
+    published = str(name_or_directory) in PUBLISHED
+    if not published and not directory.is_dir():
+        raise InputError(
+            f"{str(name_or_directory)!r} is neither a checkpoint directory nor a published model"
+            f"{suggest(str(name_or_directory), PUBLISHED)}"
+        )
+    keep_compiled_programs()
+    if published:
+        directory = fetched(str(name_or_directory))
+    config, variables = store.restore(directory)
+    return Separator(config, variables, dtype)
+
+
+def fetched(name: str) -> Path:
+    """Return the converted checkpoint of a published name in the user's cache, fetching it first where it is not."""
+    weights = PUBLISHED[name]
+    directory = cache_directory() / "models" / name
+    if not directory.exists():
+        file = fetch(
+            weights.url,
+            cache_directory() / "downloads" / weights.file_name,
+            size=weights.size,
+            md5=weights.md5,
+        )
+        convert(weights.architecture, file, directory, weights.sources)
+        file.unlink()
+    return directory
+
+
+def keep_compiled_programs() -> None:
+    """Have JAX keep compiled programs in the user's cache, unless it has been given a place already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "programs"))

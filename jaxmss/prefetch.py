@@ -1,0 +1,57 @@
+"""Run an iterator ahead of its consumer in a thread, so that reading, computing and writing overlap."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+_END = object()
+
+
+@contextmanager
+def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
+    """Yield an iterator over `items` that holds up to `ahead` of them ready.
+
+    What `items` raises is raised where it is consumed. Leaving the context stops the thread at its next item.
+    """
+    ready: queue.Queue = queue.Queue(max(ahead, 1))
+    stopped = threading.Event()
+
+    def put(entry: object) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((_END, None))
+        except BaseException as error:  # handed over, not swallowed
+            put((_END, error))
+
+    def consume() -> Iterator[Item]:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        yield consume()
+    finally:
+        stopped.set()
+        thread.join()
