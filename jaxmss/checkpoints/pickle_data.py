@@ -1,7 +1,7 @@
 """Read the data out of a pickle without ever running it.
 
 A pickle is a program for a small stack machine, and the standard unpickler imports and calls whatever the program
-names. This interpreter has no such step: a class or function that the file names stays a `Global` (two strings), and
+names. This interpreter has no such step: a class or function that the file names stays a `Global` (its name), and
 "calling" one either looks up one of the constructors that the reader passed in or leaves an inert `Opaque` behind.
 No object that came from the file is ever imported, called, or given attributes.
 
@@ -89,7 +89,7 @@ def read_pickle(data: bytes, constructors: Constructors, load_persistent: Callab
     return result
 
 
-def check_global(name: str) -> None:
+def _check_global(name: str) -> None:
     """Refuse a global that no checkpoint has a use for.
 
     Raises:
@@ -218,13 +218,13 @@ class _Machine:
             top.memo_keys.append(key)
 
     def push_global(self, name: str) -> None:
-        check_global(name)
+        _check_global(name)
         self.stack.append(Global(name))
 
     def construct(self, function: Any, arguments: Any) -> None:
-        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+        if not isinstance(function, Global | Opaque) or not isinstance(arguments, tuple):
             raise ValueError("it calls something that is neither a class nor a function")
-        constructor = self.constructors.get(function.name)
+        constructor = self.constructors.get(function.name) if isinstance(function, Global) else None
         self.stack.append(Opaque(function.name) if constructor is None else constructor(*arguments))
 
     def build(self, state: Any) -> None:

@@ -20,6 +20,9 @@ class ModelCheckpoint:
     def __init__(self):
         self.best = torch.tensor(0.5)
 
+    class Mode:
+        """A nested class, which protocol 2 reaches through `getattr`."""
+
 
 class HyperParameters(dict):
     """A stand-in for Lightning's AttributeDict."""
@@ -142,7 +145,8 @@ def lightning_checkpoint() -> dict:
         "epoch": 49,
         "global_step": 12345,
         "pytorch-lightning_version": "1.2.1",
-        "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.09), "callback": ModelCheckpoint()}},
+        "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.09), "mode": ModelCheckpoint.Mode()}},
+        "checkpoint_callback": ModelCheckpoint(),
         "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [{"base_lrs": [0.001], "_get_lr_called_within_step": False, "lr_lambdas": [None]}],
         "hparams_name": "kwargs",
