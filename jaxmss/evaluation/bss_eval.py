@@ -1,17 +1,17 @@
 """ISR, SIR and SAR of BSS Eval v4: how much of an estimate can be explained by filtering the references.
 
-With the stem images `s_j` (c t) and their estimates `ŝ_j`, BSS Eval looks for the 512-tap filters, fixed over the track,
-that bring references nearest to an estimate in the least-squares sense: once from the stem's own channels, once from
-the channels of all stems. Frame by frame it then compares the energies of three errors:
+With the stem images `s_j` (c t) and their estimates `ŝ_j`, BSS Eval looks for the 512-tap filters, fixed over the
+track, that bring references nearest to an estimate in the least-squares sense: once from the stem's own channels, once
+from the channels of all stems. Frame by frame it then compares the energies of three errors:
 
     spatial distortion   own channels, filtered, minus s_j
     interference         all channels, filtered, minus own channels, filtered
     artifacts            ŝ_j minus all channels, filtered
 
-This module projects the error `e_j = ŝ_j - s_j` instead of the estimate. `s_j` lies in the span of the references and is
-its own projection, so the three terms come out the same; but each is computed as the small quantity that it is and not
-as a difference of large ones, which keeps near-perfect estimates exact. Energies are taken in the frequency domain
-(Parseval), so that nothing but the signals themselves is ever transformed.
+This module projects the error `e_j = ŝ_j - s_j` instead of the estimate. `s_j` lies in the span of the references and
+is its own projection, so the three terms come out the same; but each is computed as the small quantity that it is and
+not as a difference of large ones, which keeps near-perfect estimates exact. Energies are taken in the frequency domain
+(Parseval), so that nothing but the signals and the filters is ever transformed.
 
 Sources: E. Vincent et al., "First stereo audio source separation evaluation campaign" (2007), for the decomposition;
 F.-R. Stöter, A. Liutkus, N. Ito, "The 2018 Signal Separation Evaluation Campaign" (2018), for filters fixed over the
@@ -86,7 +86,7 @@ def _correlations(references: Waveforms, estimates: Waveforms) -> Float[np.ndarr
 
 
 def _error_filters(correlations: Float[np.ndarray, "a x m"], stems: int, channels: int) -> Float[np.ndarray, "2 y a m"]:
-    """Return the filters from reference channels `a` to the spatial distortion, and to the interference, in channel `y`.
+    """Return the filters from reference channels `a` to the spatial distortion and to the interference of channel `y`.
 
     Filters of the spatial distortion are zero outside the stem's own channels.
     """

@@ -1,10 +1,11 @@
 """Scores of separated stems: BSS Eval v4 frame by frame, and the whole-track SDR and SI-SDR.
 
 BSS Eval v4 follows museval 0.4.1: frames of one second without overlap, the last partial frame unscored, and every
-stem's score `nan` in a frame where the reference or the estimate of *any* stem is silent (its channels add up to zero at
-every sample). Two things differ. Perfect estimates score `inf`, where museval reports the rounding of its own filters,
-some 300 dB. And where references are linearly dependent (a mono stem, a stem that is the sum of others), museval solves
-a singular system or fails; here the dependent channels get no filter (`bss_eval.DEPENDENT`), which spans the same space.
+stem's score `nan` in a frame where the reference or the estimate of *any* stem is silent (its channels add up to zero
+at every sample). Two things differ. Perfect estimates score `inf`, where museval reports the rounding of its own
+filters, some 300 dB. And where references are linearly dependent (a mono stem, a stem that is the sum of others),
+museval solves a singular system or fails; here dependent channels get no filter (`bss_eval.DEPENDENT`), and the others
+span the same space.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def score_track(
         measures: of SDR, ISR, SIR and SAR those wanted. SDR alone needs no filters and is some hundred times faster.
         engine: `jaxmss`, or `museval` to run museval itself.
 
-    ISR, SIR and SAR depend on the stems that are scored together. Where both `vocals` and `accompaniment` are among
-    others, these two are scored as a pair and the others with the vocals but without the accompaniment, as museval does.
+    ISR, SIR and SAR depend on the stems that are scored together. Where `vocals` and `accompaniment` are among others,
+    these two are scored as a pair, and the others with the vocals but without the accompaniment, as museval does.
 
     Raises `SilentStemError` for a stem that is silent throughout, `InputError` for anything else that cannot be scored.
     """
@@ -85,13 +86,13 @@ def si_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t
     signal = sum(_energy(r) for r, _ in _pieces(reference, estimate))
     if signal == 0:
         return float("nan")
-    gain = sum(float(np.vdot(r, e)) for r, e in _pieces(reference, estimate)) / signal
+    gain = sum(_inner(r, e) for r, e in _pieces(reference, estimate)) / signal
     error = sum(_energy(gain * r - e) for r, e in _pieces(reference, estimate))
     return float(decibels(np.asarray(gain**2 * signal), np.asarray(error)))
 
 
 def fit_length(estimate: Float[np.ndarray, "c t"], samples: int) -> Float[np.ndarray, "c samples"]:
-    """Cut the estimate to `samples`, or append zeros: museval's rule for an estimate of another length than its reference."""
+    """Cut the estimate to `samples`, or append zeros: museval's rule for estimates of another length."""
     short = max(samples - estimate.shape[-1], 0)
     return np.pad(estimate[:, :samples], [(0, 0), (0, short)])
 
@@ -126,7 +127,7 @@ def _score_with_museval(
 
 
 def _groups(stems: Iterable[str]) -> list[list[str]]:
-    """Divide the stems into those scored together: the accompaniment is the sum of others and meets the vocals alone."""
+    """Divide the stems into those scored together: the accompaniment, a sum of others, meets the vocals alone."""
     stems = list(stems)
     rest = [stem for stem in stems if stem != "accompaniment"]
     if len(rest) < 2 or not {"vocals", "accompaniment"} <= set(stems):
@@ -159,8 +160,12 @@ def _pieces(
         yield reference[:, piece].astype(np.float64), estimate[:, piece].astype(np.float64)
 
 
-def _energy(x: np.ndarray) -> float:
-    return float(np.vdot(x, x))
+def _energy(x: Float[np.ndarray, "c t"]) -> float:
+    return _inner(x, x)
+
+
+def _inner(x: Float[np.ndarray, "c t"], y: Float[np.ndarray, "c t"]) -> float:
+    return float(np.einsum("ct,ct->", x, y))  # a BLAS dot product would wake all cores for every frame
 
 
 def _sounds(x: Float[np.ndarray, "c t"]) -> bool:
