@@ -28,8 +28,8 @@ _MAKE_ROOM = "free some space or choose another directory"
 def written_aside(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
     """Open one hidden temporary file beside each path; rename them all to the paths once the body has ended well.
 
-    If the body raises, or one file cannot be completed or renamed, none of the new files stays. The context writes no
-    error of the body anew: whoever writes reports with `reporting`.
+    If the body raises, or one file cannot be completed or renamed, none of the new files stays. The body's own errors
+    pass unchanged: whoever writes wraps its writing in `reporting`.
 
     Raises:
         AudioError: if a path is a directory, or its directory is missing, unwritable or full.
@@ -44,8 +44,8 @@ def written_aside(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 # a name of its own length, for a long name with a suffix could exceed the file system's limit
                 beside = path.parent / f".jaxmss-{secrets.token_hex(8)}.part"
+                temporary.append(beside)  # first, lest Ctrl-C between the two leave a file behind
                 files.append(beside.open("x+b"))
-                temporary.append(beside)
         yield files
         for path, file in zip(paths, files, strict=True):
             with reporting(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, get_args
@@ -117,43 +118,45 @@ class _WavEncoder:
 
 
 class _SoundfileEncoder:
+    """Works in a thread of its own: libsndfile calls Python to write, and Ctrl-C, which only reaches the main thread,
+    would be swallowed on its way through C.
+    """
+
     def __init__(self, file: BinaryIO, path: Path, sample_rate: int, channels: int, format: AudioFormat):
         self._path, self._channels, self._format = path, channels, format
         self._file = _FailureKeeper(file)
+        self._thread = ThreadPoolExecutor(max_workers=1)
         options: dict[str, Any] = {"format": "FLAC", "subtype": "PCM_24"}
         if format == "mp3":
             # compression level 0 is the highest bit rate
             options = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.0}
-        self._sound = soundfile.SoundFile(self._file, "w", sample_rate, channels, **options)
+        self._sound = self._run(soundfile.SoundFile, self._file, "w", sample_rate, channels, **options)
 
     def write(self, block: np.ndarray) -> None:
         frames = _interleaved(block, self._channels)
         if self._format == "flac":
-            samples = _to_integers(frames, 24) << 8  # libsndfile takes the upper 24 bits
-            self._checked(lambda: self._sound.write(samples))
+            self._run(self._sound.write, _to_integers(frames, 24) << 8)  # libsndfile takes the upper 24 bits
         else:
-            self._checked(lambda: self._sound.write(np.clip(frames, -1.0, 1.0)))
+            self._run(self._sound.write, np.clip(frames, -1.0, 1.0))
 
     def finish(self) -> None:
-        self._checked(self._sound.close)
+        self._run(self._sound.close)
 
     def abandon(self) -> None:
         if not self._sound.closed:
-            self._file.failure = self._file.failure or OSError(
-                "abandoned"
-            )  # what is still buffered need not be written
-            self._sound.close()
+            self._file.failure = OSError("abandoned")  # what is still buffered need not be written
+            self._thread.submit(self._sound.close).exception()
+        self._thread.shutdown()
 
-    def _checked(self, action: Callable[[], None]) -> None:
-        with reporting(self._path):
-            try:
-                action()
-            except Exception:
-                # after a short write soundfile fails in ways of its own; the operating system's word says more
-                if self._file.failure is None:
-                    raise
-            if self._file.failure is not None:
+    def _run(self, action: Callable, *arguments: Any, **options: Any) -> Any:
+        result = self._thread.submit(action, *arguments, **options)
+        error = result.exception()
+        if self._file.failure is not None:  # says more than what soundfile makes of it
+            with reporting(self._path):
                 raise self._file.failure
+        if error is not None:
+            raise error
+        return result.result()
 
 
 class _FailureKeeper:
