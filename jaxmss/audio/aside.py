@@ -61,7 +61,8 @@ def written_aside(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
             with suppress(OSError):  # closing flushes, which fails again on a full disk
                 file.close()
         for path in [*temporary, *placed]:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it may never have come to exist
+                path.unlink()
         raise
 
 

@@ -16,7 +16,7 @@ from jaxmss.audio import containers
 from jaxmss.audio.resampling import resample
 from jaxmss.errors import AudioError
 
-CHUNK = 1 << 12  # samples decoded at a time, and how precisely the place of damage in a FLAC file is told
+CHUNK = 1 << 13  # samples decoded at a time, and how precisely the place of damage in a FLAC file is told
 MP3_PADDING = 3  # MPEG frames: what an encoder adds at both ends and a decoder takes off again, and its own frame
 UNKNOWN_FRAMES = 1 << 62  # from here on libsndfile means that a header does not say how long the sound is
 # MP3 is left to FFmpeg, for libsndfile's decoder writes warnings about odd files to the terminal.
@@ -78,9 +78,8 @@ class AudioReader:
         failure = None
         try:
             for chunk in self._chunks:
-                finite = np.isfinite(chunk).all(axis=0)
-                if not finite.all():
-                    second = (done + int(np.argmin(finite))) / self.sample_rate
+                if not np.isfinite(chunk).all():
+                    second = (done + int(np.argmin(np.isfinite(chunk).all(axis=0)))) / self.sample_rate
                     raise _error(
                         self.path, f"holds NaN or infinite samples, the first at {second:.3f} s", "export it again"
                     )
