@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 
 from jaxmss.audio.aside import reporting, written_aside
-from jaxmss.audio.writing import AudioFormat, AudioWriter, check_format, encoding
+from jaxmss.audio.writing import AudioWriter, check_format, encoding
 from jaxmss.errors import AudioError, suggest
 
 Clipping = Literal["rescale", "clamp", "none"]
@@ -76,12 +76,12 @@ def open_stems(
     sample_rate: int,
     channels: int,
     *,
-    format: AudioFormat,
-    clipping: Clipping = "rescale",
+    format: str,
+    clipping: str = "rescale",
 ) -> Iterator[StemWriter]:
     """Write one file per stem; all appear under their names, complete, when the context ends well, or none does.
 
-    Samples beyond full scale, by the choice `clipping`:
+    `format` is an `AudioFormat`; `clipping`, a `Clipping`, decides about samples beyond full scale:
 
     - `rescale` multiplies all stems by one gain (at most 1), so that the largest peak is at full scale and their
       balance holds. The gain is known only at the end, so the stems wait as float32 in unnamed files in the output

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, get_args
+from typing import Any, BinaryIO, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -16,7 +16,7 @@ from jaxmss.audio.wav import WavFile
 from jaxmss.errors import AudioError, suggest
 
 AudioFormat = Literal["wav16", "wav24", "wav32f", "flac", "mp3"]
-EXTENSIONS: dict[AudioFormat, str] = {
+EXTENSIONS: dict[str, str] = {
     "wav16": ".wav",
     "wav24": ".wav",
     "wav32f": ".wav",
@@ -27,6 +27,7 @@ MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 FLAC_LARGEST_RATE = 655350
 
 
+@runtime_checkable
 class AudioWriter(Protocol):
     """Takes a file's samples in order."""
 
@@ -39,16 +40,17 @@ class AudioWriter(Protocol):
         """
 
 
+@runtime_checkable
 class _Encoder(AudioWriter, Protocol):
     def finish(self) -> None: ...
     def abandon(self) -> None: ...
 
 
 @contextmanager
-def open_writer(path: Path | str, sample_rate: int, channels: int, *, format: AudioFormat) -> Iterator[AudioWriter]:
+def open_writer(path: Path | str, sample_rate: int, channels: int, *, format: str) -> Iterator[AudioWriter]:
     """Open an audio file for writing in blocks; it appears under its name, complete, when the context ends well.
 
-    After an exception, Ctrl-C included, nothing is left behind. Formats: `wav16`, `wav24` (integers), `wav32f`
+    After an exception, Ctrl-C included, nothing is left behind. An `AudioFormat` is `wav16`, `wav24` (integers), `wav32f`
     (float32, not clamped), `flac` (24 bit, lossless) and `mp3` (constant 320 kbit/s, or the most that a low sample
     rate allows; readers give back the exact length). WAV past 4 GiB becomes RF64.
 
@@ -62,7 +64,7 @@ def open_writer(path: Path | str, sample_rate: int, channels: int, *, format: Au
         yield writer
 
 
-def check_format(path: Path, sample_rate: int, format: AudioFormat) -> None:
+def check_format(path: Path, sample_rate: int, format: str) -> None:
     """Raise AudioError if the format is unknown or cannot hold the sample rate."""
     if format not in get_args(AudioFormat):
         raise AudioError(f"unknown audio format {format!r}{suggest(format, get_args(AudioFormat))}")
@@ -76,7 +78,7 @@ def check_format(path: Path, sample_rate: int, format: AudioFormat) -> None:
 
 
 @contextmanager
-def encoding(file: BinaryIO, path: Path, sample_rate: int, channels: int, format: AudioFormat) -> Iterator[AudioWriter]:
+def encoding(file: BinaryIO, path: Path, sample_rate: int, channels: int, format: str) -> Iterator[AudioWriter]:
     """Encode into an open file, which stays open; `path` is the name for error messages."""
     with reporting(path):
         encoder: _Encoder
@@ -92,7 +94,7 @@ def encoding(file: BinaryIO, path: Path, sample_rate: int, channels: int, format
 
 
 class _WavEncoder:
-    def __init__(self, file: BinaryIO, path: Path, sample_rate: int, channels: int, format: AudioFormat):
+    def __init__(self, file: BinaryIO, path: Path, sample_rate: int, channels: int, format: str):
         self._path, self._channels, self._format = path, channels, format
         bits = {"wav16": 16, "wav24": 24, "wav32f": 32}[format]
         self._wav = WavFile(file, sample_rate, channels, bits)
@@ -122,7 +124,7 @@ class _SoundfileEncoder:
     would be swallowed on its way through C.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, sample_rate: int, channels: int, format: AudioFormat):
+    def __init__(self, file: BinaryIO, path: Path, sample_rate: int, channels: int, format: str):
         self._path, self._channels, self._format = path, channels, format
         self._file = _FailureKeeper(file)
         self._thread = ThreadPoolExecutor(max_workers=1)

@@ -265,7 +265,7 @@ def test_a_rate_or_format_that_does_not_exist_is_refused(tmp_path):
         pytest.fail("the body must not start")
     with (
         pytest.raises(AudioError, match="unknown audio format 'wav64'; did you mean 'wav"),
-        open_writer(tmp_path / "a.wav", RATE, 2, format="wav64"),  # type: ignore[arg-type]
+        open_writer(tmp_path / "a.wav", RATE, 2, format="wav64"),
     ):
         pytest.fail("the body must not start")
     assert os.listdir(tmp_path) == []
