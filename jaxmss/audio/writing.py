@@ -51,8 +51,8 @@ def open_writer(path: Path | str, sample_rate: int, channels: int, *, format: st
     """Open an audio file for writing in blocks; it appears under its name, complete, when the context ends well.
 
     After an exception, Ctrl-C included, nothing is left behind. An `AudioFormat` is `wav16`, `wav24` (integers),
-    `wav32f` (float32, not clamped), `flac` (24 bit, lossless) or `mp3` (constant 320 kbit/s, or the most that a low sample
-    rate allows; readers give back the exact length). WAV past 4 GiB becomes RF64.
+    `wav32f` (float32, not clamped), `flac` (24 bit, lossless) or `mp3` (constant 320 kbit/s, or the most that a low
+    sample rate allows; readers give back the exact length). WAV past 4 GiB becomes RF64.
 
     Raises:
         AudioError: if the directory is missing, unwritable or full, `path` is a directory, or the format is unknown or
