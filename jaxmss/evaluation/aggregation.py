@@ -34,7 +34,7 @@ def median_over_frames(scores: Float[np.ndarray, " w"]) -> float:
     return float(np.median(scored)) if scored.size else float("nan")
 
 
-def aggregate(tracks: Iterable[Mapping[str, Mapping[str, Float[np.ndarray, " w"]]]]) -> dict[str, dict[str, Summary]]:
+def aggregate(tracks: Iterable[Mapping[str, Mapping[str, Float[np.ndarray, " _"]]]]) -> dict[str, dict[str, Summary]]:
     """Summarise what `score_track` returned for every track: stem -> measure -> `Summary`.
 
     A stem or measure that a track lacks, or that has no scored frame in it, is left out of that summary and of its

@@ -54,7 +54,7 @@ def spatial_ratios(references: Waveforms, estimates: Waveforms, frame: int) -> d
     return _ratios(references, estimates, taps, min(frame, samples))
 
 
-def _segment(references: Waveforms, estimates: Waveforms, start: int, length: int) -> Float[np.ndarray, "x t"]:
+def _segment(references: Waveforms, estimates: Waveforms, start: int, length: int) -> Float[np.ndarray, "x length"]:
     """Stack all channels of all references, then those of all errors, in float64, with zeros after the track's end."""
     channels, samples = references[0].shape
     stop = min(start + length, samples)
@@ -97,7 +97,7 @@ def _error_filters(correlations: Float[np.ndarray, "a x m"], stems: int, channel
     for j in range(stems):
         c = slice(j * channels, (j + 1) * channels)
         rows = slice(c.start * TAPS, c.stop * TAPS)
-        solution = _solve(gram[rows, rows].copy(), products[c, :, c].reshape(-1, channels))
+        solution = _solve(gram[rows, rows], products[c, :, c].reshape(-1, channels))
         own[c, :, c] = solution.reshape(channels, TAPS, channels)
     every = _solve(gram, products.reshape(-1, a)).reshape(a, TAPS, a)
     return np.stack([own, every - own]).transpose(0, 3, 1, 2)
@@ -111,15 +111,15 @@ def _gram(r: Float[np.ndarray, "a a m"]) -> Float[np.ndarray, "am am"]:
 
 
 def _solve(gram: Float[np.ndarray, "k k"], products: Float[np.ndarray, "k y"]) -> Float[np.ndarray, "k y"]:
-    """Solve the normal equations by a Cholesky factorisation that passes over dependent rows; overwrites `gram`.
+    """Solve the normal equations by a Cholesky factorisation that passes over dependent rows.
 
     Rows are scaled to unit energy first, so that a quiet stem is not taken for a dependent one.
     """
     energy = np.diagonal(gram)
     scale = np.divide(1.0, np.sqrt(energy), out=np.zeros(len(gram)), where=energy > 0)
-    gram *= scale
-    gram *= scale[:, None]
-    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(gram.T, tol=DEPENDENT, lower=1, overwrite_a=1)
+    scaled = gram * scale
+    scaled *= scale[:, None]
+    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(scaled.T, tol=DEPENDENT, lower=1, overwrite_a=1)
     kept = pivots[:rank] - 1
     solution = np.zeros_like(products)
     right = products[kept] * scale[kept, None]

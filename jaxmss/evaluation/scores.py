@@ -11,7 +11,6 @@ span the same space.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,7 +19,7 @@ from jaxmss.errors import InputError, suggest
 from jaxmss.evaluation.bss_eval import decibels, spatial_ratios
 
 MEASURES = ("SDR", "ISR", "SIR", "SAR")
-TrackScores = dict[str, dict[str, Float[np.ndarray, " w"]]]
+TrackScores = dict[str, dict[str, Float[np.ndarray, " w"]]]  # stem -> measure -> dB in each frame
 
 _STABILITY = 1e-7  # added to both energies of the challenge's SDR, so that silence scores 0 dB
 
@@ -30,11 +29,11 @@ class SilentStemError(InputError):
 
 
 def score_track(
-    references: Mapping[str, Float[np.ndarray, "c t"]],
-    estimates: Mapping[str, Float[np.ndarray, "c t"]],
+    references: Mapping[str, np.ndarray],
+    estimates: Mapping[str, np.ndarray],
     sample_rate: int,
     measures: Sequence[str] = MEASURES,
-    engine: Literal["jaxmss", "museval"] = "jaxmss",
+    engine: str = "jaxmss",
 ) -> TrackScores:
     """Score each stem in frames of one second with BSS Eval v4; return stem -> measure -> dB in each frame (w,).
 
@@ -59,30 +58,37 @@ def score_track(
     return {stem: scores[stem] for stem in references}
 
 
-def frame_sdr(
-    reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"], frame: int
-) -> Float[np.ndarray, " w"]:
+def frame_sdr(reference: np.ndarray, estimate: np.ndarray, frame: int) -> Float[np.ndarray, " w"]:
     """Return one stem's SDR of BSS Eval v4 in dB for every whole frame of `frame` samples; `nan` where it is silent.
 
+    `reference` and `estimate` are (channels, samples).
+
     This is museval's SDR exactly: spatial distortion, interference and artifacts add up to estimate minus reference,
-    so that their projections cancel out.
+    so that their projections cancel out. Raises `InputError` for unequal shapes.
     """
+    _check_pair(reference, estimate)
     sdr, heard = _frame_sdr(reference, estimate, frame)
     return np.where(heard, sdr, np.nan)
 
 
-def track_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"]) -> float:
-    """Return the SDR of the whole track in dB, as in the Music Demixing Challenge (Mitsufuji et al. 2022, eq. 1)."""
+def track_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
+    """Return the SDR of the whole track in dB, as in the Music Demixing Challenge (Mitsufuji et al. 2022, eq. 1).
+
+    `reference` and `estimate` are (channels, samples). Raises `InputError` for unequal shapes.
+    """
+    _check_pair(reference, estimate)
     signal = sum(_energy(r) for r, _ in _pieces(reference, estimate)) + _STABILITY
     error = sum(_energy(r - e) for r, e in _pieces(reference, estimate)) + _STABILITY
     return float(10 * np.log10(signal / error))
 
 
-def si_sdr(reference: Float[np.ndarray, "c t"], estimate: Float[np.ndarray, "c t"]) -> float:
+def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     """Return the scale-invariant SDR of the whole track in dB, with one gain for all channels and no mean removed.
 
     Source: J. Le Roux et al., "SDR - half-baked or well done?" (2019), eq. 5. `nan` for a silent reference.
+    `reference` and `estimate` are (channels, samples). Raises `InputError` for unequal shapes.
     """
+    _check_pair(reference, estimate)
     signal = sum(_energy(r) for r, _ in _pieces(reference, estimate))
     if signal == 0:
         return float("nan")
@@ -160,15 +166,15 @@ def _pieces(
         yield reference[:, piece].astype(np.float64), estimate[:, piece].astype(np.float64)
 
 
-def _energy(x: Float[np.ndarray, "c t"]) -> float:
+def _energy(x: np.ndarray) -> float:
     return _inner(x, x)
 
 
-def _inner(x: Float[np.ndarray, "c t"], y: Float[np.ndarray, "c t"]) -> float:
+def _inner(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.einsum("ct,ct->", x, y))  # a BLAS dot product would wake all cores for every frame
 
 
-def _sounds(x: Float[np.ndarray, "c t"]) -> bool:
+def _sounds(x: np.ndarray) -> bool:
     """Tell whether the channels ever add up to something other than zero: museval's notion of sound."""
     return bool(x.sum(axis=0).any())
 
@@ -183,6 +189,13 @@ def _check_request(sample_rate: int, measures: Sequence[str], engine: str) -> in
     if engine not in ("jaxmss", "museval"):
         raise InputError(f"unknown engine {engine!r}{suggest(engine, ('jaxmss', 'museval'))}")
     return frame
+
+
+def _check_pair(reference: np.ndarray, estimate: np.ndarray) -> None:
+    if reference.ndim != 2 or reference.shape != estimate.shape:
+        raise InputError(
+            f"reference has shape {reference.shape} and estimate {estimate.shape}: they must be one (channels, samples)"
+        )
 
 
 def _check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray], frame: int) -> None:
@@ -209,7 +222,7 @@ def _check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, n
             _check_samples(where, waveform, frame)
 
 
-def _check_samples(where: str, waveform: Float[np.ndarray, "c t"], frame: int) -> None:
+def _check_samples(where: str, waveform: np.ndarray, frame: int) -> None:
     """Refuse samples that are not numbers, and silence throughout."""
     for start in range(0, waveform.shape[1], frame):
         finite = np.isfinite(waveform[:, start : start + frame])
