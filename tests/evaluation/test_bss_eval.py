@@ -1,7 +1,10 @@
 """BSS Eval v4 against museval itself, and against figures that museval wrote.
 
 `golden/museval-regression.npz` holds `references` and `estimates` (j c t) in 16-bit samples, their `sample_rate`, the
-`stems` and `scores` (measure, j, frame) of `museval.evaluate(references, estimates, win=sample_rate, hop=sample_rate)`.
+`stems`, and as `scores` (measure, j, frame) what `museval.evaluate(references, estimates, win=sample_rate,
+hop=sample_rate)` returned for them; as `scores_mono` with both channels of the first reference equal, as `scores_sum`
+with the third reference the sum of the others. There museval solves a singular system, and fails on some processors:
+it is not asked again.
 """
 
 from __future__ import annotations
@@ -27,13 +30,24 @@ def assert_agreement(scores, others, sdr=1e-9, projected=1e-3):
     assert max(differences.values()) < projected, differences
 
 
-def test_scores_of_the_regression_file_are_reproduced():
+def first_mono(references):
+    references[0, 1] = references[0, 0]
+
+
+def third_dependent(references):
+    references[2] = references[0] + references[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [(lambda _: None, "scores"), (first_mono, "scores_mono"), (third_dependent, "scores_sum")]
+)
+def test_scores_of_the_regression_file_are_reproduced(change, key):
     data = np.load(GOLDEN / "museval-regression.npz")
-    references, estimates = (
-        dict(zip(data["stems"], data[k] / 32768, strict=True)) for k in ("references", "estimates")
-    )
-    written = {s: dict(zip(MEASURES, data["scores"][:, j], strict=True)) for j, s in enumerate(data["stems"])}
-    assert_agreement(score_track(references, estimates, int(data["sample_rate"])), written)
+    references, estimates = data["references"] / 32768, data["estimates"] / 32768
+    change(references)
+    written = {s: dict(zip(MEASURES, data[key][:, j], strict=True)) for j, s in enumerate(data["stems"])}
+    stems = [dict(zip(data["stems"].tolist(), x, strict=True)) for x in (references, estimates)]
+    assert_agreement(score_track(*stems, int(data["sample_rate"])), written)
 
 
 def test_vocals_of_spleeter_score_what_museval_wrote(recording):
@@ -60,25 +74,11 @@ def test_four_real_stems_score_as_in_museval(recording, museval_scores):
     assert_agreement(score_track(references, estimates, 44100), museval_scores(references, estimates, 44100))
 
 
-def test_a_mono_stem_scores_as_in_museval(pcm, museval_scores):
-    references = pcm | {"vocals": np.stack([pcm["vocals"][0]] * 2)}
-    estimates = separated(references)
-    assert_agreement(score_track(references, estimates, 44100), museval_scores(references, estimates, 44100))
-
-
 def test_mono_references_and_estimates_score_as_one_channel():
-    # museval cannot be asked: its matrix has equal rows, which it finds singular or not depending on rounding
     references = stems_of_noise(["a", "b"], 1, 9000)
     estimates = separated(references)
     twice = [{stem: np.repeat(x, 2, axis=0) for stem, x in stems.items()} for stems in (references, estimates)]
     assert_agreement(score_track(*twice, RATE), score_track(references, estimates, RATE), 1e-9, 1e-8)
-
-
-def test_a_stem_that_is_the_sum_of_others_scores_as_in_museval(museval_scores):
-    references = stems_of_noise(["a", "b"], 1, 12000)
-    references["sum"] = references["a"] + references["b"]
-    estimates = separated(references)
-    assert_agreement(score_track(references, estimates, RATE), museval_scores(references, estimates, RATE))
 
 
 @pytest.mark.parametrize("silent", ["reference", "estimate"])
