@@ -3,8 +3,8 @@
 `golden/museval-regression.npz` holds `references` and `estimates` (j c t) in 16-bit samples, their `sample_rate`, the
 `stems`, and as `scores` (measure, j, frame) what `museval.evaluate(references, estimates, win=sample_rate,
 hop=sample_rate)` returned for them; as `scores_mono` with both channels of the first reference equal, as `scores_sum`
-with the third reference the sum of the others. There museval solves a singular system, and fails on some processors:
-it is not asked again.
+with the third reference the sum of the others. There museval solves a singular system by rounding, which differs
+between processors: it is not asked again.
 """
 
 from __future__ import annotations
