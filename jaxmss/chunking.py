@@ -15,7 +15,8 @@ import numpy as np
 from jaxmss.config import check
 from jaxmss.typing import Float
 
-Block = Float[np.ndarray, "c t"]
+Block = Float[np.ndarray, "c _"]
+Stems = Float[np.ndarray, "j c _"]
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,7 @@ def cut(blocks: Iterable[Block], chunking: Chunking, shifts: Iterable[int] = (0,
         held, origin = held[:, forget:], origin + forget
 
 
-def join(
-    estimates: Iterable[tuple[Segment, Float[np.ndarray, "j c window"]]], overlap: int
-) -> Iterator[Float[np.ndarray, "j c t"]]:
+def join(estimates: Iterable[tuple[Segment, Stems]], overlap: int) -> Iterator[Stems]:
     """Join the estimates of consecutive segments into a stream of blocks that is as long as the track."""
     fade_in = ((np.arange(overlap) + 0.5) / max(overlap, 1)).astype(np.float32)
     tail: np.ndarray | None = None

@@ -104,6 +104,52 @@ class ResUNetConfig:
         return 2 ** (len(self.widths) - 1) * self.last_pooling[0]
 
 
+@dataclass(frozen=True)
+class SpleeterConfig:
+    """One Spleeter: a U-Net for each source on the magnitudes of the spectrogram.
+
+    Attributes:
+      sources: names of the stems, in output order.
+      sample_rate: of the audio, in Hz.
+      channels: audio channels.
+      n_fft: STFT window in samples.
+      hop: STFT hop in samples.
+      bins: lowest bins that the U-Nets see; those above come out silent.
+      frames_per_chunk: STFT frames that the U-Nets see at a time.
+      widths: features of the levels on the way down; those on the way up mirror them.
+      segment: seconds of a track that are separated at a time.
+      context: seconds before and after a segment that the network sees with it. By default a segment with its context
+        is exactly one chunk.
+    """
+
+    sources: tuple[str, ...] = ("vocals", "accompaniment")
+    sample_rate: int = 44100
+    channels: int = 2
+    n_fft: int = 4096
+    hop: int = 1024
+    bins: int = 1024
+    frames_per_chunk: int = 512
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    segment: float = 511 * 1024 / 44100 - 2.0
+    context: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(len(self.sources) > 0, "sources", self.sources, "name at least one stem")
+        check(len(set(self.sources)) == len(self.sources), "sources", self.sources, "name each stem once")
+        check(bool(self.widths) and min(self.widths) >= 1, "widths", self.widths, "give a width for each level")
+        for name in ("sample_rate", "channels", "hop"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        fold = 2 ** len(self.widths)
+        for name in ("bins", "frames_per_chunk"):
+            value = getattr(self, name)
+            check(value >= fold and value % fold == 0, name, value, f"it must be a multiple of {fold}, for the strides")
+        half = self.n_fft // 2
+        check(self.n_fft % 2 == 0 and half >= self.bins, "n_fft", self.n_fft, f"it must be even, with {self.bins} bins")
+        check(self.hop <= half, "hop", self.hop, f"it must be at most half of n_fft (={self.n_fft})")
+        check(self.segment > 0, "segment", self.segment, "it must be above 0 s")
+        check(self.context >= 0, "context", self.context, "it must not be negative")
+
+
 def check(condition: bool, field: str, value: object, remedy: str) -> None:
     """Raise `InputError` that quotes the field and its value unless `condition` holds."""
     if not condition:

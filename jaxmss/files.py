@@ -17,12 +17,10 @@ from jaxmss.audio.reading import AudioReader, open_audio
 from jaxmss.audio.resampling import Resampler
 from jaxmss.audio.stems import Clipping, StemWriter, open_stems
 from jaxmss.audio.writing import EXTENSIONS, AudioFormat
+from jaxmss.chunking import Block, Stems
 from jaxmss.errors import AudioError, InputError, suggest
 from jaxmss.prefetch import prefetch
 from jaxmss.separator import Options, Separator, separate_blocks
-from jaxmss.typing import Float
-
-Stems = Float[np.ndarray, "j c t"]
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ def stem_blocks(
     yield given_back(back.flush(length))
 
 
-def _take(blocks: deque[np.ndarray], count: int) -> Float[np.ndarray, "c t"]:
+def _take(blocks: deque[np.ndarray], count: int) -> Block:
     """Remove the first `count` samples from a queue of blocks."""
     taken = [blocks[0][:, :0]] if blocks else []
     while count:

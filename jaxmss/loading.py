@@ -13,9 +13,10 @@ from jaxmss.checkpoints.download import cache_directory, fetch
 from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.errors import InputError, suggest
 from jaxmss.separator import Separator
+from jaxmss.typing import DTypeLike
 
 
-def load(name_or_directory: str | Path, dtype: jnp.dtype = jnp.float32) -> Separator:
+def load(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separator:
     """Return the model of a published name or of a checkpoint directory.
 
     Published weights are fetched once and kept, converted, in the user's cache. Compiled programs are kept there too,

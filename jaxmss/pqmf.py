@@ -45,7 +45,7 @@ def synthesize(
 ) -> Float[Array, "*b t"]:
     """Merge subbands into audio: the inverse of `analyze` with the same `tail_padding`.
 
-    `length` cuts the audio, or appends zeros to it; the default is all that the subbands hold.
+    `length` cuts the audio, or appends zeros to it; the default is all that the subbands hold but the padding.
     """
     signals = jnp.asarray(signals, jnp.float32)
     subbands, blocks = signals.shape[-2:]
@@ -54,8 +54,8 @@ def synthesize(
     else:
         phases = _filter(jnp.swapaxes(signals, -1, -2), _synthesis_kernel(subbands), causal=False)
         audio = phases.reshape(*phases.shape[:-2], blocks * subbands)
-        if tail_padding:
-            audio = audio[..., : max(audio.shape[-1] - TAPS, 0)]
+        if length is None and tail_padding:
+            length = max(blocks * subbands - TAPS, 0)
     return audio if length is None else _pad_or_cut(audio, length)
 
 

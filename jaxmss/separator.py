@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmss import models
-from jaxmss.chunking import Chunking, Segment, cut, join
+from jaxmss.chunking import Block, Chunking, Segment, Stems, cut, join
 from jaxmss.config import check
 from jaxmss.errors import AudioError, InputError, suggest
 from jaxmss.prefetch import prefetch
-from jaxmss.typing import Array, Float, Int, Variables
+from jaxmss.typing import Array, DTypeLike, Float, Int, Variables
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Separator:
 
     config: Any
     variables: Variables
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -147,8 +147,8 @@ def separate(
 
 
 def separate_blocks(
-    model: Separator, blocks: Iterable[Float[np.ndarray, "c t"]], sources: tuple[str, ...], options: Options
-) -> Iterator[Float[np.ndarray, "j c t"]]:
+    model: Separator, blocks: Iterable[Block], sources: tuple[str, ...], options: Options
+) -> Iterator[Stems]:
     """Separate a stream of blocks of any size into a stream of stems, as long in total, in bounded memory.
 
     Blocks are read ahead in a thread of their own while the network computes.
@@ -164,7 +164,7 @@ def separate_blocks(
 
 def _estimate(
     model: Separator, segments: Iterator[Segment], sources: tuple[str, ...], batch_size: int
-) -> Iterator[tuple[Segment, Float[np.ndarray, "j c t"]]]:
+) -> Iterator[tuple[Segment, Stems]]:
     """Run the network over batches of one size, so that one program serves every track."""
     while batch := list(itertools.islice(segments, batch_size)):
         absent = batch_size - len(batch)
@@ -174,9 +174,7 @@ def _estimate(
         yield from zip(batch, estimates, strict=False)
 
 
-def _averaged(
-    estimates: Iterator[tuple[Segment, Float[np.ndarray, "j c t"]]], shifts: int
-) -> Iterator[tuple[Segment, Float[np.ndarray, "j c t"]]]:
+def _averaged(estimates: Iterator[tuple[Segment, Stems]], shifts: int) -> Iterator[tuple[Segment, Stems]]:
     """Average the kept parts of each segment's `shifts` windows."""
     if shifts == 1:
         yield from estimates

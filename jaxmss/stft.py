@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxmss.typing import Array, Complex, Float, Int
 
-Lengths = Int[Array, "*b"]
+Lengths = Int[Array, "*#b"]
 
 
 def stft(

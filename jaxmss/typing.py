@@ -15,7 +15,8 @@ letter    axis
 ``m``     map: magnitude mask, phase real, phase imaginary, residual
 ========  ==========================================================
 
-Arrays are annotated as ``Float[Array, "b c t"]``; ``*b`` stands for any number of leading axes.
+Arrays are annotated as ``Float[Array, "b c t"]``; ``*b`` stands for any number of leading axes, ``_`` for an axis whose
+size differs from array to array, such as the blocks of a stream.
 The tests check every annotation at run time.
 """
 
@@ -23,10 +24,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jax import Array
+import jax
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Complex, Float, Int
 
+Array = jax.Array | np.ndarray  # what JAX functions take; they return the former
 PyTree = Any
 Variables = dict[str, Any]  # what flax's `init` returns: {"params": ..., "batch_stats": ...}
 
-__all__ = ["Array", "Complex", "Float", "Int", "PyTree", "Variables"]
+__all__ = ["Array", "Complex", "DTypeLike", "Float", "Int", "PyTree", "Variables"]

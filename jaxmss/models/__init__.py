@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxmss.config import BYTESEP_FULLBAND, BYTESEP_SUBBAND, ResUNetConfig
 from jaxmss.errors import InputError, suggest
 from jaxmss.models.cws_presunet import CWSPResUNet
-from jaxmss.typing import Variables
+from jaxmss.typing import DTypeLike, Variables
 
 _BYTESEP = ResUNetConfig(
     sources=("vocals",),
@@ -63,7 +63,7 @@ def architecture(name: str) -> ResUNetConfig:
 NETWORKS: dict[type, type[nn.Module]] = {ResUNetConfig: CWSPResUNet}
 
 
-def build(config: Any, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> nn.Module:
+def build(config: Any, dtype: DTypeLike = jnp.float32, remat: bool = False) -> nn.Module:
     """Return the network of `config`, with bfloat16 inside or rematerialisation on request."""
     return NETWORKS[type(config)](config=config, dtype=dtype, remat=remat)
 

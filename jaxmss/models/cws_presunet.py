@@ -13,7 +13,7 @@ from jaxmss.config import ResUNetConfig
 from jaxmss.masking import apply_maps, magnitude_and_phase
 from jaxmss.models.resunet import ResUNet
 from jaxmss.stft import frame_mask, istft, stft
-from jaxmss.typing import Array, Float, Int
+from jaxmss.typing import Array, DTypeLike, Float, Int
 
 
 class CWSPResUNet(nn.Module):
@@ -26,7 +26,7 @@ class CWSPResUNet(nn.Module):
     """
 
     config: ResUNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -40,11 +40,13 @@ class CWSPResUNet(nn.Module):
         """Estimate `sources` (all, by default) of `mixture`.
 
         With `lengths`, example `b` is its first ``lengths[b]`` samples, and is separated as if it were no longer.
-        The last ``t % subbands`` samples come out silent, as in the published systems.
+        Without tail padding the last ``t % subbands`` samples come out silent, as in the published systems.
         """
         config = self.config
         sources = config.sources if sources is None else sources
         length = mixture.shape[-1]
+        if lengths is not None:
+            mixture = mixture * frame_mask(lengths, length)[:, None]
         tail = pqmf.TAPS if config.tail_padding else 0
         band_length = (length + tail) // config.subbands
         band_lengths = None if lengths is None else ((lengths + tail) // config.subbands)[:, None, None]

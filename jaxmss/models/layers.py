@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmss.models.winograd import convolve_3x3
-from jaxmss.typing import Array, Float
+from jaxmss.typing import Array, DTypeLike, Float
 
 xavier_uniform = nn.initializers.xavier_uniform()
 
@@ -24,17 +24,19 @@ class BatchNorm(nn.Module):
     Attributes:
       axis: the axis that keeps its own statistics.
       momentum: share of a new batch in the running statistics.
+      epsilon: added to the variance.
       absolute_gain: multiply by ``|scale| + 1e-5`` instead of by the scale.
       dtype: of the result; statistics are float32 always.
     """
 
     axis: int = -1
     momentum: float = 0.01
+    epsilon: float = 1e-5
     absolute_gain: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "..."], train: bool) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, ...], train: bool) -> Float[Array, ...]:
         features = x.shape[self.axis]
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
@@ -58,7 +60,7 @@ class BatchNorm(nn.Module):
         else:
             batch_mean, batch_var = mean.value, var.value
 
-        gain = scale * lax.rsqrt(batch_var + 1e-5)
+        gain = scale * lax.rsqrt(batch_var + self.epsilon)
         shift = bias - batch_mean * gain
         return (x * gain.reshape(along) + shift.reshape(along)).astype(self.dtype)
 
@@ -78,7 +80,7 @@ class Conv(nn.Module):
     size: int = 3
     use_bias: bool = False
     depthwise: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n h"]) -> Float[Array, "b f n g"]:
@@ -97,7 +99,7 @@ class Conv(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Transposed convolution without bias that enlarges the image by `factors`, as a sub-pixel convolution.
+    """Transposed convolution that enlarges the image by `factors`, as a sub-pixel convolution.
 
     A convolution of stride 1 computes all outputs that share an input position, which then move from features to
     space: none of its products is with an inserted zero.
@@ -105,7 +107,9 @@ class Upsample(nn.Module):
     Attributes:
       features: of the output.
       factors: enlargement of (frequency, frames), each 1 or 2.
-      size: kernel size: 3 (stride 2, the last row and column cropped) or the factors themselves.
+      size: kernel size (frequency, frames), at least `factors`.
+      crop: rows and columns cut off before the first that is kept; what exceeds the enlarged image is cut off after it.
+      use_bias: whether to add a bias.
       kernel_init: initialiser of the kernel (frequency, frame, in, out).
       dtype: of the computation.
     """
@@ -113,30 +117,41 @@ class Upsample(nn.Module):
     features: int
     factors: tuple[int, int]
     size: tuple[int, int]
+    crop: tuple[int, int] = (0, 0)
+    use_bias: bool = False
     kernel_init: Callable = xavier_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n h"]) -> Float[Array, "b F N g"]:
         b, f, n, inputs = x.shape
         (p, q), g = self.factors, self.features
         kernel = self.param("kernel", self.kernel_init, (*self.size, inputs, g)).astype(self.dtype)
-        # output position p i + r takes tap p d + r of the input at i - d: pad the kernel to whole steps and split it
-        steps = [-(-size // factor) for size, factor in zip(self.size, self.factors, strict=True)]
-        kernel = jnp.pad(kernel, [(0, steps[0] * p - self.size[0]), (0, steps[1] * q - self.size[1]), (0, 0), (0, 0)])
+        # output position p i + r - crop takes tap p d + r of the input at i - d: fill the kernel up to whole steps d, so
+        # that those taps of the output positions that share an i stand together, and split it
+        before = [-crop % factor for crop, factor in zip(self.crop, self.factors, strict=True)]
+        taps = zip(before, self.size, self.factors, strict=True)
+        after = [-(zeros + size) % factor for zeros, size, factor in taps]
+        kernel = jnp.pad(kernel, [*zip(before, after, strict=True), (0, 0), (0, 0)])
+        steps = kernel.shape[0] // p, kernel.shape[1] // q
         kernel = kernel.reshape(steps[0], p, steps[1], q, inputs, g)[::-1, :, ::-1]
         kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(*steps, inputs, p * q * g)
-        y = convolve(x, kernel, padding=[(steps[0] - 1, 0), (steps[1] - 1, 0)])
-        return y.reshape(b, f, n, p, q, g).transpose(0, 1, 3, 2, 4, 5).reshape(b, f * p, n * q, g)
+        ahead = [-(-crop // factor) for crop, factor in zip(self.crop, self.factors, strict=True)]
+        y = convolve(x, kernel, padding=[(step - 1 - n, n) for step, n in zip(steps, ahead, strict=True)])
+        y = y.reshape(b, f, n, p, q, g).transpose(0, 1, 3, 2, 4, 5).reshape(b, f * p, n * q, g)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (g,)).astype(self.dtype)
+        return y
 
 
-def convolve(x, kernel, padding="SAME", groups: int = 1):
+def convolve(x, kernel, padding="SAME", groups: int = 1, stride: int = 1, dilation: int = 1):
     """Convolve an image ``b f n h`` with a kernel (frequency, frame, in, out), at full precision in float32."""
     return lax.conv_general_dilated(
         x,
         kernel,
-        (1, 1),
+        (stride, stride),
         padding,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
         precision=lax.Precision.HIGHEST,
@@ -148,7 +163,7 @@ def average_pool(x: Float[Array, "b f n h"], bins: int, frames: int) -> Float[Ar
     return nn.avg_pool(x, (bins, frames), (bins, frames))
 
 
-def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def leaky_relu(x: Float[Array, ...]) -> Float[Array, ...]:
     """Leaky ReLU with the slope of all published networks."""
     return jax.nn.leaky_relu(x, 0.01)
 

@@ -21,9 +21,9 @@ from jaxmss.models.layers import (
     torch_default_uniform,
     xavier_uniform,
 )
-from jaxmss.typing import Array, Float
+from jaxmss.typing import Array, DTypeLike, Float
 
-Image = Float[Array, "b f n h"]
+Image = Float[Array, "b f n _"]  # channels-last
 FrameMask = Float[Array, "#b 1 n 1"]  # 1 where a frame exists, 0 where an example is shorter than the batch
 
 
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
 
     features: int
     config: ResUNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     train: bool
 
     @nn.compact
@@ -60,7 +60,7 @@ class MobileNetBlock(nn.Module):
 
     features: int
     config: ResUNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     train: bool
 
     @nn.compact
@@ -93,7 +93,7 @@ class Blocks(nn.Module):
     count: int
     features: int
     config: ResUNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     train: bool
     remat: bool
 
@@ -125,12 +125,12 @@ class Decoder(nn.Module):
     factors: tuple[int, int]
     features: int
     config: ResUNetConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
     train: bool
     remat: bool
 
     @nn.compact
-    def __call__(self, x: Image, skip: Image, existing: FrameMask) -> Image:
+    def __call__(self, x: Float[Array, "b _ _ _"], skip: Image, existing: FrameMask) -> Image:
         config = self.config
         x = BatchNorm(momentum=config.decoder_norm_momentum, dtype=self.dtype, name="bn1")(x, self.train)
         if config.upsampling == "nearest":
@@ -163,7 +163,7 @@ class ResUNet(nn.Module):
     """
 
     config: ResUNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
 
     @nn.compact
@@ -208,7 +208,7 @@ class ResUNet(nn.Module):
         maps = jnp.concatenate(maps, axis=-1)
         return jnp.pad(maps, [(0, 0), (0, 1), (0, 0), (0, 0)])  # zeros silence the bin that no level saw
 
-    def _masks(self, existing: Float[Array, "#b n"], frames: int) -> list[FrameMask]:
+    def _masks(self, existing: Float[Array, "#b n"], frames: int) -> list[Float[Array, "#b 1 _ 1"]]:
         """Return, for each level and the bottleneck, which frames exist, counting the padding to whole poolings."""
         multiple = self.config.frame_multiple
         counts = -(-existing.sum(-1, keepdims=True) // multiple) * multiple

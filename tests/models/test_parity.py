@@ -1,0 +1,87 @@
+"""Small networks of every kind against the PyTorch twin: other lengths, batches, channels, subbands; gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from golden_weights import golden_state_dict, wave
+
+from jaxmss import models
+from jaxmss.checkpoints.torch_names import from_state_dict
+from torch_twins import make_twin
+
+WIDTHS = (4, 6, 8, 8, 10, 10)
+
+# arch, batch, channels, samples, and fields of both the config and the twin
+CASES = [
+    ("cws-vocals", 2, 2, 60_003, {"widths": WIDTHS, "blocks": 2, "head_blocks": 2}),
+    ("cws-vocals", 2, 1, 9_001, {"widths": WIDTHS, "blocks": 1, "subbands": 2, "n_fft": 256, "hop": 60}),
+    ("cws-vocals", 2, 2, 90_000, {"widths": WIDTHS, "blocks": 2, "subbands": 8, "n_fft": 128, "hop": 33}),
+    ("cws-joint", 2, 2, 20_000, {"widths": WIDTHS, "blocks": 2, "bottleneck_levels": 2}),
+    ("cws-small", 3, 2, 5_555, {"widths": WIDTHS}),
+    ("resunet143-subband", 1, 2, 20_002, {"widths": WIDTHS, "blocks": 2}),
+    ("resunet143-subband", 2, 1, 7_777, {"widths": WIDTHS, "blocks": 1, "sources": ("vocals", "accompaniment")}),
+    ("resunet143-ismir2021", 2, 2, 15_001, {"widths": WIDTHS, "blocks": 2}),
+    ("mobilenet-subband", 2, 2, 10_001, {"widths": (4, 6, 6, 6, 6, 6)}),
+]
+
+
+def pair(arch: str, channels: int, fields: dict):
+    """Return a twin with golden weights, our config and our variables."""
+    twin = make_twin(arch, channels=channels, **fields)
+    shapes = {name: tuple(tensor.shape) for name, tensor in twin.state_dict().items()}
+    state = golden_state_dict(shapes)
+    twin.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()}, strict=False)
+    config = replace(models.architecture(arch), channels=channels, **fields)
+    return twin, config, from_state_dict(state, models.variable_shapes(config), config, arch)
+
+
+def relative_error(ours, theirs) -> float:
+    return float(np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs))
+
+
+@pytest.mark.parametrize(("arch", "batch", "channels", "samples", "fields"), CASES)
+def test_forward_equals_the_twin(arch, batch, channels, samples, fields):
+    twin, config, variables = pair(arch, channels, fields)
+    mixture = wave(1, (batch, channels, samples))
+    with torch.inference_mode():
+        theirs = twin(torch.from_numpy(mixture)).numpy()
+    ours = jax.jit(models.build(config).apply)(variables, mixture)
+    assert ours.shape == (batch, len(config.sources), channels, samples)
+    assert relative_error(ours.reshape(theirs.shape), theirs) <= 2e-5
+
+
+@pytest.mark.parametrize(("arch", "batch", "channels", "samples", "fields"), CASES[::2])
+@pytest.mark.parametrize("train", [False, True])
+def test_gradients_and_statistics_equal_the_twin(arch, batch, channels, samples, fields, train):
+    twin, config, variables = pair(arch, channels, fields)
+    # float64 is the truth that both float32 computations approach: their own difference is twice their rounding
+    twin = twin.double().train(train)
+    mixture, target = (wave(seed, (batch, channels, samples)) for seed in (1, 2))
+    audio = torch.from_numpy(mixture).double().requires_grad_()
+    estimate = twin(audio).reshape(batch, -1, channels, samples)
+    (estimate - torch.from_numpy(target).double()[:, None]).square().mean().backward()
+
+    network = models.build(config, remat=train)
+
+    def loss(params, mixture):
+        inputs = {"params": params, "batch_stats": variables["batch_stats"]}
+        estimate, changed = network.apply(inputs, mixture, train=train, mutable=["batch_stats"])
+        return jnp.mean((estimate - target[:, None]) ** 2), changed
+
+    compute = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (gradients, to_mixture), changed = compute(variables["params"], mixture)
+
+    grads = {name: parameter.grad.numpy() for name, parameter in twin.named_parameters()}
+    stats = {name: tensor.numpy() for name, tensor in twin.state_dict().items() if "running" in name}
+    theirs = from_state_dict({**grads, **stats}, models.variable_shapes(config), config, arch)
+    # the kinks of relu amplify rounding where gradients of many samples meet: norms over all parameters
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    assert relative_error(flat(gradients), flat(theirs["params"])) <= 1e-3
+    assert relative_error(to_mixture, audio.grad.numpy()) <= 1e-3
+    assert relative_error(flat(changed["batch_stats"]), flat(theirs["batch_stats"])) <= 1e-5
