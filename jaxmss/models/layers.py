@@ -127,8 +127,8 @@ class Upsample(nn.Module):
         b, f, n, inputs = x.shape
         (p, q), g = self.factors, self.features
         kernel = self.param("kernel", self.kernel_init, (*self.size, inputs, g)).astype(self.dtype)
-        # output position p i + r - crop takes tap p d + r of the input at i - d: fill the kernel up to whole steps d, so
-        # that those taps of the output positions that share an i stand together, and split it
+        # output position p i + r - crop takes tap p d + r of the input at i - d: fill the kernel up to whole steps d,
+        # as seen from the first position that is kept, and split it
         before = [-crop % factor for crop, factor in zip(self.crop, self.factors, strict=True)]
         taps = zip(before, self.size, self.factors, strict=True)
         after = [-(zeros + size) % factor for zeros, size, factor in taps]
@@ -145,7 +145,10 @@ class Upsample(nn.Module):
 
 
 def convolve(x, kernel, padding="SAME", groups: int = 1, stride: int = 1, dilation: int = 1):
-    """Convolve an image ``b f n h`` with a kernel (frequency, frame, in, out), at full precision in float32."""
+    """Convolve an image ``b f n h`` with a kernel (frequency, frame, in, out), at full precision in float32.
+
+    `stride` is that of the output, `dilation` the distance of the kernel's taps, both along both axes.
+    """
     return lax.conv_general_dilated(
         x,
         kernel,

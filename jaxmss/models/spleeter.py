@@ -66,9 +66,9 @@ class Spleeter(nn.Module):
             for source in config.sources
         }
         total = sum(power.values()) + _FLOOR
-        masks = jnp.stack([(power[source] + _FLOOR / len(power)) / total for source in sources])
-        masks = self._joined(masks, len(mixture), spectra.shape[-2])
-        masks = jnp.pad(masks, [(0, 0)] * 4 + [(0, spectra.shape[-1] - config.bins)])
+        shares = jnp.stack([(power[source] + _FLOOR / len(power)) / total for source in sources])
+        masks = self._joined(shares, len(mixture), spectra.shape[-2])
+        masks = jnp.pad(masks, [(0, 0)] * 4 + [(0, spectra.shape[-1] - config.bins)])  # silence above the bins
 
         ends = None if lengths is None else lengths[:, None, None]
         return istft(masks * spectra[:, None], config.n_fft, config.hop, mixture.shape[-1], lengths=ends)
@@ -100,9 +100,10 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, magnitude: Image, train: bool) -> Image:
+        """Return the source's magnitudes, of the mixture's shape."""
         widths = self.config.widths
         x = magnitude.astype(self.dtype)
-        skips: list[jax.Array] = []
+        skips: list[Array] = []
         for level, width in enumerate(widths, start=1):
             if skips:
                 x = jax.nn.leaky_relu(self._norm(f"down{level - 1}_bn")(x, train), _SLOPE)
@@ -144,6 +145,7 @@ class Down(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image) -> Float[Array, "b _ _ g"]:
+        """Map (b, f, n, h) to (b, f / 2, n / 2, features)."""
         kernel = self.param("kernel", xavier_uniform, (5, 5, x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return convolve(x, kernel, padding=[(1, 2), (1, 2)], stride=2) + bias
@@ -162,6 +164,7 @@ class Mask(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image) -> Image:
+        """Map (b, f, n, h) to (b, f, n, features), each 0 to 1."""
         kernel = self.param("kernel", xavier_uniform, (4, 4, x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return jax.nn.sigmoid(convolve(x, kernel, padding=[(3, 3), (3, 3)], dilation=2).astype(jnp.float32) + bias)
