@@ -180,7 +180,7 @@ def in_chromium(page: str, folder, width: int) -> dict:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         file = folder / "page.html"
         file.write_text(page + PROBE.replace("PORT", str(server.server_port)), "utf-8")
-        quiet = ("background-networking", "component-update", "sync", "gpu", "quic", "extensions")
+        quiet = ("background-networking", "component-update", "sync", "gpu", "quic", "dev-shm-usage")
         options = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{part}" for part in quiet)]
         options += ["--autoplay-policy=no-user-gesture-required", f"--user-data-dir={folder / 'profile'}"]
         browser = subprocess.Popen(

