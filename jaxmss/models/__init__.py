@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmss.config import BYTESEP_FULLBAND, BYTESEP_SUBBAND, ResUNetConfig
+from jaxmss.config import BYTESEP_FULLBAND, BYTESEP_SUBBAND, ResUNetConfig, SpleeterConfig
 from jaxmss.errors import InputError, suggest
 from jaxmss.models.cws_presunet import CWSPResUNet
+from jaxmss.models.spleeter import Spleeter
 from jaxmss.typing import DTypeLike, Variables
 
 _BYTESEP = ResUNetConfig(
@@ -60,7 +61,7 @@ def architecture(name: str) -> ResUNetConfig:
 
 
 # which flax module a kind of config describes: audio (b, c, t) to stems (b, j, c, t)
-NETWORKS: dict[type, type[nn.Module]] = {ResUNetConfig: CWSPResUNet}
+NETWORKS: dict[type, type[nn.Module]] = {ResUNetConfig: CWSPResUNet, SpleeterConfig: Spleeter}
 
 
 def build(config: Any, dtype: DTypeLike = jnp.float32, remat: bool = False) -> nn.Module:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmss.models.winograd import convolve_3x3
+from jaxmss.models.winograd import convolve, convolve_3x3
 from jaxmss.typing import Array, DTypeLike, Float
 
 xavier_uniform = nn.initializers.xavier_uniform()
@@ -142,23 +142,6 @@ class Upsample(nn.Module):
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (g,)).astype(self.dtype)
         return y
-
-
-def convolve(x, kernel, padding="SAME", groups: int = 1, stride: int = 1, dilation: int = 1):
-    """Convolve an image ``b f n h`` with a kernel (frequency, frame, in, out), at full precision in float32.
-
-    `stride` is that of the output, `dilation` the distance of the kernel's taps, both along both axes.
-    """
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-        precision=lax.Precision.HIGHEST,
-    )
 
 
 def average_pool(x: Float[Array, "b f n h"], bins: int, frames: int) -> Float[Array, "b F N h"]:
