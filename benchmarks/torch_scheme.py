@@ -1,7 +1,7 @@
 """Time the PyTorch twin: one segment, and the published scheme over a track. One process per measurement.
 
-    python benchmarks/torch_scheme.py --arch cws-vocals --layout channels_last --segment-seconds 13 --repeats 3
-    python benchmarks/torch_scheme.py --arch cws-vocals --track-seconds 180 --output estimate.npy
+    python benchmarks/torch_scheme.py --checkpoint FILE --layout channels_last --segment-seconds 13
+    python benchmarks/torch_scheme.py --checkpoint FILE --track-seconds 180 --output estimate.npy
 
 The input is `wave(0, (1, 2, samples))`, white noise. Prints one line of JSON; the peak memory is the whole process's.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from golden_weights import golden_state_dict, names, wave
+from golden_weights import wave
 from torch_twins import ARCHITECTURES, Twin, make_twin, separate_track
 
 RATE = 44100
@@ -28,12 +28,10 @@ SEGMENT_SECONDS, CONTEXT_SECONDS = 10.0, 1.5  # the published track scheme
 LAYOUTS = {"default": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def build(arch: str, layout: str, weights: str) -> Twin:
-    """The twin with `golden` or freshly initialised (`random`) weights, in the `default` or `channels_last` layout."""
-    torch.manual_seed(0)
+def build(arch: str, layout: str, checkpoint: Path) -> Twin:
+    """The twin with the weights of a PyTorch file, in the `default` or `channels_last` layout."""
     twin = make_twin(arch)
-    if weights == "golden":
-        twin.load_state_dict({k: torch.from_numpy(v) for k, v in golden_state_dict(names(arch)).items()})
+    twin.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     return twin.to(memory_format=LAYOUTS[layout])
 
 
@@ -71,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", choices=ARCHITECTURES, default="cws-vocals")
     parser.add_argument("--layout", choices=LAYOUTS, default="default")
-    parser.add_argument("--weights", choices=("golden", "random"), default="golden")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="PyTorch file, loaded as its users do")
     parser.add_argument("--segment-seconds", type=float, help="time one segment of this length")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of the segment, after one to warm up")
     parser.add_argument("--track-seconds", type=float, help="time the published scheme over a track of this length")
@@ -84,8 +82,8 @@ def main() -> None:
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {options.repeats}")
 
-    twin = build(options.arch, options.layout, options.weights)
-    result = {"arch": options.arch, "layout": options.layout, "weights": options.weights}
+    twin = build(options.arch, options.layout, options.checkpoint)
+    result = {"arch": options.arch, "layout": options.layout}
     if options.segment_seconds is not None:
         times = time_segment(twin, options.segment_seconds, options.repeats)
         result |= {"segment_seconds": options.segment_seconds, "segment_times": [round(t, 4) for t in times]}

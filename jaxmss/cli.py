@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxmss.errors import InputError, suggest
+from jaxmss.errors import InputError
 
 app = tyro.extras.SubcommandApp()
 

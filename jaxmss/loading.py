@@ -61,5 +61,5 @@ def fetched(name: str) -> Path:
 
 def keep_compiled_programs() -> None:
     """Have JAX keep compiled programs in the user's cache, unless it has been given a place already."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "programs"))

@@ -33,7 +33,8 @@ def apply_maps(
     convention: MapConvention,
 ) -> Complex[Array, "*b j c s n f"]:
     """Apply `maps` (``h`` holds j, 4, c, s in the order of `convention`) to a mixture's magnitude and phase."""
-    m, p_r, p_i, q = jnp.moveaxis(_split(maps, *magnitude.shape[-4:-2], convention), -6, 0)
+    channels, subbands = magnitude.shape[-4:-2]
+    m, p_r, p_i, q = jnp.moveaxis(_split(maps, channels, subbands, convention), -6, 0)
     if convention.bounded_phase:
         p_r, p_i = jnp.tanh(p_r), jnp.tanh(p_i)
     if convention.bounded_residual:

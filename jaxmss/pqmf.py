@@ -65,7 +65,7 @@ def _filter(phases: Float[Array, "*b k p"], kernel: np.ndarray, causal: bool) ->
     images = phases.reshape(math.prod(phases.shape[:-2]), *phases.shape[-2:])
     filtered = lax.conv_general_dilated(
         images,
-        kernel,
+        jnp.asarray(kernel),
         window_strides=(1,),
         padding=[(reach, 0) if causal else (0, reach)],
         dimension_numbers=("NWC", "WIO", "NWC"),

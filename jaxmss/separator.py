@@ -170,7 +170,7 @@ def _estimate(
         absent = batch_size - len(batch)
         mixture = np.stack([segment.audio for segment in batch] + [np.zeros_like(batch[0].audio)] * absent)
         lengths = np.array([segment.length for segment in batch] + [0] * absent, np.int32)
-        estimates = np.asarray(model(mixture, sources, lengths))
+        estimates = np.asarray(model(jnp.asarray(mixture), sources, jnp.asarray(lengths)))
         yield from zip(batch, estimates, strict=False)
 
 

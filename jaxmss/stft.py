@@ -5,6 +5,8 @@ Frames are cut and overlap-added as shifted slices of hop-sized blocks, which ne
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -88,7 +90,8 @@ def _overlap_add(pieces: Float[Array, "*b n n_fft"], hop: int) -> Float[Array, "
     reach = -(-n_fft // hop)
     leading = [(0, 0)] * (pieces.ndim - 2)
     pieces = jnp.pad(pieces, [*leading, (0, 0), (0, reach * hop - n_fft)])
-    blocks = sum(
+    shifted = [
         jnp.pad(pieces[..., r * hop : (r + 1) * hop], [*leading, (r, reach - 1 - r), (0, 0)]) for r in range(reach)
-    )
+    ]
+    blocks = functools.reduce(jnp.add, shifted)
     return blocks.reshape(*blocks.shape[:-2], -1)

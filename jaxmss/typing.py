@@ -22,14 +22,17 @@ The tests check every annotation at run time.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Float, Int
 
-Array = jax.Array | np.ndarray  # what JAX functions take; they return the former
+if TYPE_CHECKING:
+    Array: TypeAlias = jax.Array
+else:
+    Array = jax.Array | np.ndarray  # JAX's functions take either and return the former
 PyTree = Any
 Variables = dict[str, Any]  # what flax's `init` returns: {"params": ..., "batch_stats": ...}
 

@@ -36,7 +36,8 @@ class BatchNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, ...], train: bool) -> Float[Array, ...]:
+    def __call__(self, x: Float[Array, "..."], train: bool) -> Float[Array, "..."]:
+        """Normalise `x`, by its own statistics in training and by the running ones otherwise."""
         features = x.shape[self.axis]
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
@@ -84,6 +85,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n h"]) -> Float[Array, "b f n g"]:
+        """Convolve `x`."""
         inputs = 1 if self.depthwise else x.shape[-1]
         kernel = self.param("kernel", xavier_uniform, (self.size, self.size, inputs, self.features))
         kernel = kernel.astype(self.dtype)
@@ -124,6 +126,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n h"]) -> Float[Array, "b F N g"]:
+        """Enlarge `x`."""
         b, f, n, inputs = x.shape
         (p, q), g = self.factors, self.features
         kernel = self.param("kernel", self.kernel_init, (*self.size, inputs, g)).astype(self.dtype)
@@ -149,7 +152,7 @@ def average_pool(x: Float[Array, "b f n h"], bins: int, frames: int) -> Float[Ar
     return nn.avg_pool(x, (bins, frames), (bins, frames))
 
 
-def leaky_relu(x: Float[Array, ...]) -> Float[Array, ...]:
+def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Leaky ReLU with the slope of all published networks."""
     return jax.nn.leaky_relu(x, 0.01)
 

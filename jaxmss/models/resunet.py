@@ -44,6 +44,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, existing: FrameMask) -> Image:
+        """Apply the block; frames that do not exist stay zero before each 3x3 convolution."""
         norm = partial(BatchNorm, momentum=self.config.block_norm_momentum, dtype=self.dtype)
         conv = partial(Conv, self.features, dtype=self.dtype)
         y = leaky_relu(norm(name="bn1")(x, self.train)) * existing
@@ -65,6 +66,7 @@ class MobileNetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, existing: FrameMask) -> Image:
+        """Apply the block; frames that do not exist stay zero before each 3x3 convolution."""
         norm = partial(BatchNorm, momentum=self.config.block_norm_momentum, dtype=self.dtype)
         conv = partial(Conv, self.features, dtype=self.dtype)
         for step in "12":
@@ -99,6 +101,7 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, existing: FrameMask) -> Image:
+        """Apply all blocks."""
         block = ResidualBlock if self.config.block == "residual" else MobileNetBlock
         if self.remat:
             block = nn.remat(block, prevent_cse=False)
@@ -131,6 +134,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b _ _ _"], skip: Image, existing: FrameMask) -> Image:
+        """Bring `x` to the size of `skip` and apply the blocks to both."""
         config = self.config
         x = BatchNorm(momentum=config.decoder_norm_momentum, dtype=self.dtype, name="bn1")(x, self.train)
         if config.upsampling == "nearest":
@@ -205,8 +209,8 @@ class ResUNet(nn.Module):
             outputs = 4 * config.channels * config.subbands * (1 if config.separate_heads else len(config.sources))
             y = Conv(outputs, size=1, use_bias=True, dtype=self.dtype, name=f"maps_{head}")(y)
             maps.append(y[:, :, :frames].astype(jnp.float32))
-        maps = jnp.concatenate(maps, axis=-1)
-        return jnp.pad(maps, [(0, 0), (0, 1), (0, 0), (0, 0)])  # zeros silence the bin that no level saw
+        # zeros silence the last bin, which no level saw
+        return jnp.pad(jnp.concatenate(maps, axis=-1), [(0, 0), (0, 1), (0, 0), (0, 0)])
 
     def _masks(self, existing: Float[Array, "#b n"], frames: int) -> list[Float[Array, "#b 1 _ 1"]]:
         """Return, for each level and the bottleneck, which frames exist, counting the padding to whole poolings."""

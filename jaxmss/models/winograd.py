@@ -8,28 +8,24 @@ stays direct. Transforming one axis alone leaves less to move than both axes, an
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxmss.typing import Array, Float
 
 # outputs = A @ ((B @ inputs) * (G @ taps)), for the interpolation points 0, 1, -1, 2, -2 and infinity
-_B = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
+_B = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
 )
-_G = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-_A = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+_A = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 LEAST_FEATURES = 64  # below, moving the transformed images costs more than their products save
 
@@ -68,6 +64,7 @@ def _convolve_by_winograd(x: Float[Array, "b f n h"], kernel: Float[Array, "3 3 
     return jnp.stack(_combined(_A, products), axis=2).reshape(b, f, n, -1)
 
 
-def _combined(matrix: tuple[tuple[float, ...], ...], parts: list[Array]) -> list[Array]:
+def _combined(matrix: np.ndarray, parts: list[Array]) -> list[Array]:
     """Multiply `parts` by a small matrix, term by term."""
-    return [sum(factor * part for factor, part in zip(row, parts, strict=True) if factor) for row in matrix]
+    rows = matrix.tolist()
+    return [sum(factor * part for factor, part in zip(row, parts, strict=True) if factor) for row in rows]

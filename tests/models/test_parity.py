@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from golden_weights import golden_state_dict, wave
+from torch_twins import make_twin
 
 from jaxmss import models
 from jaxmss.checkpoints.torch_names import from_state_dict
-from torch_twins import make_twin
 
 WIDTHS = (4, 6, 8, 8, 10, 10)
 
