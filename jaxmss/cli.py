@@ -5,6 +5,7 @@ Nothing here imports JAX until a command needs it, so that help is instant.
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,13 +22,13 @@ def separate(
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")],
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     model: Annotated[str, tyro.conf.arg(metavar="NAME|DIRECTORY")] = "cws-vocals",
-    stems: str | None = None,
-    two_stems: str | None = None,
-    format: Literal["wav16", "wav24", "wav32f", "flac", "mp3"] = "wav16",
-    clipping: Literal["rescale", "clamp", "none"] = "rescale",
+    stems: Annotated[str | None, tyro.conf.arg(metavar="STEM,...")] = None,
+    two_stems: Annotated[str | None, tyro.conf.arg(metavar="STEM")] = None,
+    format: Annotated[str, tyro.conf.arg(metavar="{wav16,wav24,wav32f,flac,mp3}")] = "wav16",
+    clipping: Annotated[str, tyro.conf.arg(metavar="{rescale,clamp,none}")] = "rescale",
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    segment: float | None = None,
-    context: float | None = None,
+    segment: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None,
+    context: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None,
     overlap: float = 0.0,
     shifts: int = 1,
     batch_size: int = 1,
@@ -118,6 +119,8 @@ def demo(output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("jaxmss-d
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, with 1 if some inputs failed, with 2 for a mistake in the input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
         sys.exit(app.cli(args=arguments, prog="jaxmss", description=__import__("jaxmss").__doc__))
     except InputError as error:

@@ -46,24 +46,25 @@ def tell(reports: Iterable[Report], output: Path) -> int:
 
     0 if all went well, 1 if some inputs failed, 2 if all did.
     """
-    done, failed = 0, []
+    done, failed = 0, list[str]()
     for report in reports:
         if report.error is not None:
-            failed.append(report)
+            named = "" if str(report.path) in report.error else f"{str(report.path)!r}: "
+            failed.append(f"{named}{report.error}")
             continue
         done += 1
         if report.kept:
             print(f"{report.path}: kept, its stems exist already (--overwrite replaces them)")
             continue
         speed = report.seconds / report.elapsed
-        line = f"{report.path}: {report.seconds:.1f} s in {report.elapsed:.1f} s, {speed:.2g} x real time"
+        line = f"{report.path}: {report.seconds:.1f} s in {report.elapsed:.1f} s, {speed:.1f} x real time"
         if report.clipped:
             counts = ", ".join(f"{count} in {stem}" for stem, count in report.clipped.items())
             line += f"; samples beyond full scale: {counts}"
             line += f"; all stems scaled by {report.gain:.3f}" if report.gain != 1 else ""
         print(line)
-    for report in failed:
-        print(f"jaxmss: {report.error}", file=sys.stderr)
+    for error in failed:
+        print(f"jaxmss: {error}", file=sys.stderr)
     if done:
         print(f"{done} of {done + len(failed)} in {output}")
     return 0 if not failed else 1 if done else 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -52,14 +53,14 @@ class Output:
 
     Attributes:
       directory: holds a folder for each track.
-      format: of the files.
-      clipping: what becomes of samples beyond full scale.
+      format: of the files, an `AudioFormat`.
+      clipping: what becomes of samples beyond full scale, a `Clipping`.
       overwrite: whether existing stems are replaced.
     """
 
     directory: Path
-    format: AudioFormat = "wav16"
-    clipping: Clipping = "rescale"
+    format: str = "wav16"
+    clipping: str = "rescale"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -69,6 +70,8 @@ class Output:
         ):
             if value not in known:
                 raise InputError(f"There is no {name} {value!r}{suggest(value, known)}")
+        if self.clipping == "none" and self.format != "wav32f":
+            raise InputError(f"Clipping 'none' needs the format 'wav32f', not {self.format!r}; choose rescale or clamp")
 
 
 def separate_files(
@@ -86,7 +89,7 @@ def separate_files(
     The stems of ``dir/song.wav`` are ``<output>/song/<stem>.wav``, those of ``dir/sub/song.wav``, found in a given
     ``dir``, ``<output>/sub/song/<stem>.wav``. `residual` names one more stem: the mixture minus all `sources`.
     """
-    tracks, missing = find_tracks(inputs)
+    tracks, missing = find_tracks(inputs, output.directory)
     yield from missing
     for folder, path in tracks.items():
         start = time.perf_counter()
@@ -110,6 +113,8 @@ def separate_files(
             yield Report(path, None, False, seconds, time.perf_counter() - start, clipped, written.gain)
         except InputError as error:
             yield Report(path, error=str(error))
+        except OSError as error:
+            yield Report(path, error=f"{str(error.filename or path)!r}: {error.strerror or error}; check the disk")
 
 
 class Progress:
@@ -122,16 +127,22 @@ class Progress:
         """End the display."""
 
 
-def find_tracks(inputs: Iterable[Path]) -> tuple[dict[Path, Path], list[Report]]:
+def find_tracks(inputs: Iterable[Path], output: Path) -> tuple[dict[Path, Path], list[Report]]:
     """Return the audio files by the folder that their stems go to, and reports of inputs that cannot be used.
 
-    Files that would share a folder, such as ``song.wav`` and ``song.mp3``, keep their extension in its name.
+    Files that would share a folder, such as ``song.wav`` and ``song.mp3``, keep their extension in its name. An
+    `output` within a given folder is no input: a second run finds no stems to separate.
     """
     named: dict[Path, list[tuple[Path, Path]]] = {}
     missing = []
     for given in map(Path, inputs):
         try:
-            for path in find_audio_files([given]):
+            found = find_audio_files([given])
+            if given.resolve() in output.resolve().parents:
+                found = [path for path in found if not path.resolve().is_relative_to(output.resolve())]
+                if not found:
+                    raise AudioError(f"{str(given)!r} holds no audio files but those in the output")
+            for path in found:
                 relative = path.relative_to(given) if given.is_dir() else Path(path.name)
                 files = named.setdefault(relative.with_suffix(""), [])
                 if path.resolve() not in [other.resolve() for other, _ in files]:
@@ -166,9 +177,8 @@ def _separate_file(
     names = [*computed, *([residual] if residual in wanted else [])]
     rows = [names.index(stem) for stem in wanted]
     done = 0
-    for path in wanted.values():
-        _make_folder(path.parent)
     with (
+        _folder(next(iter(wanted.values())).parent),
         open_stems(
             wanted, reader.sample_rate, reader.channels, format=output.format, clipping=output.clipping
         ) as writer,
@@ -210,10 +220,11 @@ def stem_blocks(
             return stems
         return np.concatenate([stems, (_take(mixture, stems.shape[-1]) - stems.sum(0))[None]])
 
-    for stems in separate_blocks(model, resampled(), sources, options):
-        block = back.process(stems.reshape(-1, stems.shape[-1]))
-        if block.shape[-1]:
-            yield given_back(block)
+    with closing(separate_blocks(model, resampled(), sources, options)) as separated:
+        for stems in separated:
+            block = back.process(stems.reshape(-1, stems.shape[-1]))
+            if block.shape[-1]:
+                yield given_back(block)
     yield given_back(back.flush(length))
 
 
@@ -230,8 +241,25 @@ def _take(blocks: deque[np.ndarray], count: int) -> Block:
     return np.concatenate(taken, axis=-1) if taken else np.zeros((1, 0), np.float32)
 
 
-def _make_folder(folder: Path) -> None:
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it where they are missing; remove them again if the body fails."""
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for level in (*reversed(folder.parents), folder):
+            if not level.exists():
+                made.append(level)
+                _make(level)
+        yield
+    except BaseException:
+        for level in reversed(made):
+            with suppress(OSError):  # somebody else's files may be in it by now
+                level.rmdir()
+        raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise AudioError(f"The folder {folder} cannot be made ({error.strerror}); choose another output") from None

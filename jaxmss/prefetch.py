@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,7 +16,8 @@ _END = object()
 def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
     """Yield an iterator over `items` that holds up to `ahead` of them ready.
 
-    What `items` raises is raised where it is consumed. Leaving the context stops the thread at its next item.
+    What `items` raises is raised where it is consumed. Leaving the context stops the thread at its next item and, if
+    `items` is a generator, closes it there.
     """
     ready: queue.Queue = queue.Queue(max(ahead, 1))
     stopped = threading.Event()
@@ -38,6 +39,9 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
             put((_END, None))
         except BaseException as error:  # handed over, not swallowed
             put((_END, error))
+        finally:
+            if isinstance(items, Generator):
+                items.close()  # now, not when it is collected: a thread of its own may be using an open file
 
     def consume() -> Iterator[Item]:
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,16 +19,19 @@ from jaxmss.errors import AudioError, InputError, suggest
 from jaxmss.prefetch import prefetch
 from jaxmss.typing import Array, DTypeLike, Float, Int, Variables
 
+LONGEST = 600.0  # seconds of a segment or its context; far more fits no machine's memory
+MOST = 1024  # shifts, or windows in a batch
+
 
 @dataclass(frozen=True)
 class Options:
     """How a track is separated.
 
     Attributes:
-      segment: seconds kept of each segment; None: as the network's config says.
-      context: seconds seen before and after each segment; None: as the network's config says.
+      segment: seconds kept of each segment, at most 600; None: as the network's config says.
+      context: seconds seen before and after each segment, at most 600; None: as the network's config says.
       overlap: share of a segment that is cross-faded with the next, 0 to 0.5.
-      shifts: windows per segment, displaced at random by up to one context, whose estimates are averaged.
+      shifts: windows per segment, displaced at random by up to 0.5 s within the context, whose estimates are averaged.
       batch_size: windows that the network is given at once.
     """
 
@@ -39,12 +42,14 @@ class Options:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        check(self.segment is None or self.segment > 0, "segment", self.segment, "it must be above 0 s")
-        check(self.context is None or self.context >= 0, "context", self.context, "it must not be negative")
+        segment = f"it must be above 0 s and at most {LONGEST:.0f} s"
+        check(self.segment is None or 0 < self.segment <= LONGEST, "segment", self.segment, segment)
+        context = f"it must be 0 to {LONGEST:.0f} s"
+        check(self.context is None or 0 <= self.context <= LONGEST, "context", self.context, context)
         check(0 <= self.overlap <= 0.5, "overlap", self.overlap, "it must be 0 to 0.5")
-        check(self.shifts >= 1, "shifts", self.shifts, "it must be at least 1")
+        check(1 <= self.shifts <= MOST, "shifts", self.shifts, f"it must be 1 to {MOST}")
         check(self.shifts == 1 or self.context != 0, "shifts", self.shifts, "windows can only move within a context")
-        check(self.batch_size >= 1, "batch_size", self.batch_size, "it must be at least 1")
+        check(1 <= self.batch_size <= MOST, "batch_size", self.batch_size, f"it must be 1 to {MOST}")
 
 
 AS_PUBLISHED = Options()
@@ -148,7 +153,7 @@ def separate(
 
 def separate_blocks(
     model: Separator, blocks: Iterable[Block], sources: tuple[str, ...], options: Options
-) -> Iterator[Stems]:
+) -> Generator[Stems, None, None]:
     """Separate a stream of blocks of any size into a stream of stems, as long in total, in bounded memory.
 
     Blocks are read ahead in a thread of their own while the network computes.
@@ -168,9 +173,18 @@ def _estimate(
     """Run the network over batches of one size, so that one program serves every track."""
     while batch := list(itertools.islice(segments, batch_size)):
         absent = batch_size - len(batch)
-        mixture = np.stack([segment.audio for segment in batch] + [np.zeros_like(batch[0].audio)] * absent)
         lengths = np.array([segment.length for segment in batch] + [0] * absent, np.int32)
-        estimates = np.asarray(model(jnp.asarray(mixture), sources, jnp.asarray(lengths)))
+        try:
+            mixture = np.stack([segment.audio for segment in batch] + [np.zeros_like(batch[0].audio)] * absent)
+            estimates = np.asarray(model(jnp.asarray(mixture), sources, jnp.asarray(lengths)))
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            window = batch[0].audio.shape[-1] / model.sample_rate
+            raise InputError(
+                f"The memory does not hold {batch_size} windows of {window:.1f} s at once; "
+                "choose a smaller batch size, segment or context"
+            ) from error
         yield from zip(batch, estimates, strict=False)
 
 

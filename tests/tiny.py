@@ -1,0 +1,42 @@
+"""Tiny networks with random weights: they compile and run in a second or two."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxmss import models
+from jaxmss.checkpoints import store
+from jaxmss.loading import load
+from jaxmss.separator import Separator
+
+SEGMENT, CONTEXT = 44100, 11025  # samples
+
+
+@functools.cache
+def checkpoint(architecture: str) -> Path:
+    """A checkpoint directory, kept until the tests end."""
+    config = replace(models.architecture(architecture), widths=(4,) * 6, segment=1.0, context=0.25)
+    random = np.random.default_rng(0)
+
+    def values(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(shape.shape) >= 4:  # a convolution: as loud out as in
+            drawn = random.normal(scale=np.prod(shape.shape[-4:-1]) ** -0.5, size=shape.shape)
+        else:
+            drawn = random.uniform(0.5, 1.0, shape.shape)
+        return drawn.astype(shape.dtype)
+
+    directory = Path(os.environ["JAXMSS_CACHE"]) / "tiny" / architecture
+    store.save(directory, config, jax.tree.map(values, models.variable_shapes(config)))
+    return directory
+
+
+@functools.cache
+def model(architecture: str) -> Separator:
+    """The model of `checkpoint`, compiled once for all tests."""
+    return load(checkpoint(architecture))
