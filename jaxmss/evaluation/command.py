@@ -1,0 +1,109 @@
+"""The command line of ``eval.py``. Nothing here imports JAX until help and mistakes are dealt with."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxmss.errors import InputError
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The test tracks.
+
+    Attributes:
+      root: folder of MUSDB18 or MUSDB18-HQ with a folder for each split, or `demo`, a song of 6 s that is at hand.
+      split: folder of the split.
+    """
+
+    root: str
+    split: str = "test"
+
+
+def evaluate(
+    data: Data,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    ckpt: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIRECTORY[,...]")] = None,
+    estimates: Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY")] = None,
+    tracks: str | None = None,
+    limit: int | None = None,
+    engine: Literal["jaxmss", "museval"] = "jaxmss",
+    fit_length: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    workers: int | None = None,
+    segment: float | None = None,
+    context: float | None = None,
+    overlap: float = 0.0,
+    shifts: int = 1,
+    batch_size: int = 1,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> int:
+    """Separate a test set and score the stems as museval does, beside the published figures.
+
+    A run that was cut short goes on where it stopped when it is started again with the same output.
+
+    Args:
+        data: the test tracks.
+        output: folder for tracks/*.json, results.json, results.csv and report.html; one in it for each of several
+            checkpoints.
+        ckpt: published name (see `jaxmss models`) or checkpoint directory; several with commas.
+        estimates: instead of a checkpoint, stems that any program made: DIRECTORY/<track>/<stem>.wav.
+        tracks: comma-separated names of the tracks to score (default: all).
+        limit: score the first so many of them.
+        engine: museval itself, or jaxmss, which gives the same numbers in a fraction of the time.
+        fit_length: cut or pad estimates to the length of the track, as museval does, instead of refusing them.
+        workers: processes that score (default: one for every two cores, at most 8); each takes up to 2 GB.
+        segment: seconds separated at a time (default: the model's).
+        context: seconds that the model sees before and after a segment (default: the model's).
+        overlap: share of a segment that is cross-faded with the next, 0 to 0.5.
+        shifts: randomly displaced windows per segment, whose estimates are averaged.
+        batch_size: windows that the model is given at once.
+        dtype: inside the network.
+    """
+    if (ckpt is None) == (estimates is None):
+        raise InputError("Give either --ckpt NAME|DIRECTORY or --estimates DIRECTORY")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; it must be at least 1")
+    names = [part.strip() for part in tracks.split(",")] if tracks is not None else None
+
+    from jaxmss.data.tracks import demo_tracks, find_tracks, select
+    from jaxmss.evaluation.compare import evaluate_all
+    from jaxmss.evaluation.scoring import Job
+    from jaxmss.evaluation.separation import model_system
+    from jaxmss.evaluation.systems import folder_system
+    from jaxmss.separator import Options
+
+    found = demo_tracks() if data.root == DEMO else find_tracks(data.root, data.split)
+    chosen = select(found, names, limit)
+    options = Options(segment, context, overlap, shifts, batch_size)
+    if estimates is not None:
+        systems = [folder_system(estimates)]
+    else:
+        systems = [model_system(part.strip(), options, dtype) for part in (ckpt or "").split(",")]
+    job = Job(output, engine, fit_length)
+    where = {"root": data.root, "split": None if data.root == DEMO else data.split}
+    return evaluate_all(systems, chosen, job, workers or _default_workers(), where)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit with 0, with 1 if a track failed, with 2 for a mistake in the input."""
+    try:
+        sys.exit(tyro.cli(evaluate, args=arguments, prog="eval.py"))
+    except InputError as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("eval.py: interrupted; start it again with the same output to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _default_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // 2, 8))

@@ -1,0 +1,195 @@
+"""Evaluate a system on tracks: this process separates, others score, each track is written when it is done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process
+from typing import Any
+
+from jaxmss.data.tracks import Track
+from jaxmss.errors import InputError
+from jaxmss.evaluation.aggregation import median_over_frames
+from jaxmss.evaluation.excerpts import drop_others
+from jaxmss.evaluation.scoring import Job, prepared, score, stored
+from jaxmss.evaluation.systems import System
+from jaxmss.evaluation.track_file import TrackResult, read_json, write_json
+
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass
+class Outcome:
+    """What came of the tracks, by name: scores, why BSS Eval excludes one, or why one failed."""
+
+    results: dict[str, TrackResult] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate(
+    system: System, tracks: Sequence[Track], job: Job, workers: int, tell: Callable[[str], None] = lambda line: None
+) -> Outcome:
+    """Separate and score `tracks`; return what came of each, in their order.
+
+    Separation of one track overlaps the scoring of earlier ones in `workers` processes. Tracks that an earlier run has
+    done are not repeated; one that fails is noted and does not stop the others. `tell` gets a line for each.
+
+    Raises `InputError` if the output holds the results of another evaluation, `AudioError` if it cannot be written.
+    """
+    _claim(job, system)
+    outcome = Outcome()
+    todo = []
+    for track in tracks:
+        if (earlier := stored(job.output, track.name)) is None:
+            todo.append(track)
+        else:
+            _note(outcome, track, earlier)
+    if len(todo) < len(tracks):
+        tell(f"{len(tracks) - len(todo)} of {len(tracks)} tracks were done before")
+    start = time.perf_counter()
+    for done, (track, error) in enumerate(_run(system, todo, job, workers), start=1):
+        if error is None:
+            _note(outcome, track, stored(job.output, track.name) or "it left no scores")
+        else:
+            outcome.failed[track.name] = _told(error)
+        drop_others(job.output, {name: result.scores for name, result in outcome.results.items()})
+        left = (time.perf_counter() - start) / done * (len(todo) - done)
+        tell(f"[{len(tracks) - len(todo) + done}/{len(tracks)}] {_line(outcome, track.name)}; {_duration(left)} left")
+    order = [track.name for track in tracks]
+    by_order = [{n: found[n] for n in order if n in found} for found in vars(outcome).values()]
+    return Outcome(*by_order)
+
+
+def _run(
+    system: System, tracks: Sequence[Track], job: Job, workers: int
+) -> Iterator[tuple[Track, BaseException | None]]:
+    """Yield every track when it is scored, or with the error that it failed with."""
+    running: dict[Future, Track] = {}
+    with _Pool(workers) as pool:
+        for track in tracks:
+            try:
+                estimates = system.estimate(track)
+            except Exception as error:  # whatever it is, the other tracks are worth their scores
+                yield track, error
+                continue
+            # one more than there are processes may wait: more would only fill memory with estimates
+            yield from _finished(running, timeout=None if len(running) > workers else 0)
+            running[pool.submit(score, job, track, estimates)] = track
+        while running:
+            yield from _finished(running, timeout=None)
+
+
+def _finished(running: dict[Future, Track], timeout: float | None) -> Iterator[tuple[Track, BaseException | None]]:
+    """Yield the tracks that are scored, waiting for the first of them up to `timeout` seconds (None: for ever)."""
+    for future in wait(running, timeout, FIRST_COMPLETED).done:
+        yield running.pop(future), future.exception()
+
+
+class _Pool:
+    """Processes that score, of one thread each. When one is killed, all of them are replaced."""
+
+    def __init__(self, workers: int):
+        self._workers = workers
+        self._open()
+
+    def _open(self) -> None:
+        # not forked: JAX's threads do not survive that
+        self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_start_worker)
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, *task: Any) -> Future:
+        with _environment(_ONE_THREAD):  # the first task starts the processes
+            try:
+                return self._pool.submit(*task)
+            except BrokenProcessPool:
+                self._pool.shutdown()
+                self._open()
+                return self._pool.submit(*task)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, which lets scores be finished, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _claim(job: Job, system: System) -> None:
+    """Note in the output what its results come from, or check that earlier results there come from the same."""
+    path = prepared(job.output / "run.json")
+    run = {**system.identity, "engine": job.engine, "fit_length": job.fit_length}
+    if not path.exists():
+        write_json(path, run)
+        return
+    earlier = read_json(path)
+    differing = [key for key in {**earlier, **run} if earlier.get(key) != run.get(key)]
+    if differing:
+        key = differing[0]
+        raise InputError(
+            f"{str(job.output)!r} holds results of another evaluation ({key} {earlier.get(key)!r}, now "
+            f"{run.get(key)!r}); choose another output"
+        )
+
+
+def _note(outcome: Outcome, track: Track, found: TrackResult | str) -> None:
+    if isinstance(found, TrackResult):
+        outcome.results[track.name] = found
+    else:
+        outcome.excluded[track.name] = found
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, BrokenProcessPool):
+        return "the process that scored it, or one beside it, was killed (out of memory?); run again to score it"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _line(outcome: Outcome, name: str) -> str:
+    if name in outcome.failed:
+        return f"{name}: failed: {outcome.failed[name]}"
+    if name in outcome.excluded:
+        return f"{name}: excluded: {outcome.excluded[name]}"
+    result = outcome.results[name]
+    medians = [f"{stem} {median_over_frames(measures['SDR']):.2f}" for stem, measures in result.scores.items()]
+    return f"{name}: SDR {', '.join(medians)} dB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started in the body."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,107 @@
+"""Scoring one track, in a process of its own. Nothing here imports JAX."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxmss.audio.aside import reporting
+from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, Track
+from jaxmss.errors import InputError
+from jaxmss.evaluation.excerpts import find_worst, write_excerpt
+from jaxmss.evaluation.scores import SilentStemError, fit_length, score_track, si_sdr, track_sdr
+from jaxmss.evaluation.systems import Estimates
+from jaxmss.evaluation.track_file import TrackResult, read_json, read_track, write_json, write_track
+
+_REST = {"vocals": ACCOMPANIMENT, ACCOMPANIMENT: "vocals"}  # what is left of the mixture without a stem
+
+
+@dataclass(frozen=True)
+class Job:
+    """How tracks are scored, and where the results go.
+
+    Attributes:
+      output: the run's directory.
+      engine: `jaxmss` or `museval`.
+      fit_length: whether estimates of another length are cut or padded, as museval does, or refused.
+    """
+
+    output: Path
+    engine: str = "jaxmss"
+    fit_length: bool = False
+
+
+def score(job: Job, track: Track, estimates: Estimates) -> None:
+    """Score the estimates of a track and write its files under the output: its scores last, so that they mean `done`.
+
+    Raises `InputError` for what cannot be scored. A track with a silent stem is noted as excluded, as BSS Eval cannot
+    score it.
+    """
+    start = time.perf_counter()
+    stems = dict(estimates.stems)
+    [only, *others] = stems
+    wanted = [*stems] if others or only not in _REST else [only, _REST[only]]
+    references, rate = track.read([*wanted, MIXTURE])
+    mixture = references.pop(MIXTURE)
+    if estimates.sample_rate != rate:
+        raise InputError(
+            f"The estimates of track {track.name!r} have {estimates.sample_rate} Hz, the track {rate} Hz; resample them"
+        )
+    if job.fit_length:
+        stems = {stem: fit_length(waveform, mixture.shape[1]) for stem, waveform in stems.items()}
+    stems = with_rest(stems, mixture)
+    try:
+        scores = score_track(references, stems, rate, engine=job.engine)
+    except SilentStemError as error:
+        write_json(prepared(excluded_path(job.output, track.name)), {"reason": str(error)})
+        return
+    whole = {s: {"SDR": track_sdr(references[s], stems[s]), "SI-SDR": si_sdr(references[s], stems[s])} for s in stems}
+    if (worst := find_worst(scores)) is not None:
+        write_excerpt(job.output, track.name, worst, mixture, stems, references, rate)
+    times = estimates.separation, time.perf_counter() - start
+    result = TrackResult(scores, whole, mixture.shape[1] / rate, *times)
+    write_track(prepared(scores_path(job.output, track.name)), result)
+
+
+def with_rest(
+    estimates: Mapping[str, Float[np.ndarray, "c _"]], mixture: Float[np.ndarray, "c t"]
+) -> dict[str, Float[np.ndarray, "c _"]]:
+    """Add accompaniment = mixture - vocals to an estimate of the vocals alone, and the other way round.
+
+    BSS Eval needs more than one stem for SIR and SAR; SDR and ISR of a stem do not depend on the others.
+    """
+    [stem, *others] = estimates
+    if others or stem not in _REST or estimates[stem].shape != mixture.shape:  # scoring refuses other shapes
+        return dict(estimates)
+    return {stem: estimates[stem], _REST[stem]: mixture - estimates[stem]}
+
+
+def stored(output: Path, track: str) -> TrackResult | str | None:
+    """Return what an earlier run made of a track: its scores, the reason that excluded it, or None."""
+    if (path := scores_path(output, track)).exists():
+        return read_track(path)
+    if (path := excluded_path(output, track)).exists():
+        return str(read_json(path)["reason"])
+    return None
+
+
+def scores_path(output: Path, track: str) -> Path:
+    """Return where the scores of a track stand."""
+    return output / "tracks" / f"{track}.json"
+
+
+def excluded_path(output: Path, track: str) -> Path:
+    """Return where it stands why a track was excluded."""
+    return output / "excluded" / f"{track}.json"
+
+
+def prepared(path: Path) -> Path:
+    """Make the folder of a file. Raises `AudioError` if it cannot be made."""
+    with reporting(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,44 @@
+"""Models to evaluate: separate the mixture of a track."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from jaxmss.audio.resampling import resample
+from jaxmss.data.tracks import MIXTURE, Track
+from jaxmss.errors import InputError
+from jaxmss.evaluation.systems import SCORED, Estimates, System
+from jaxmss.loading import load
+from jaxmss.separator import Options, Separator, separate
+
+
+def model_system(checkpoint: str, options: Options, dtype: str) -> System:
+    """Return the system of a published name or a checkpoint directory.
+
+    Raises `InputError` for a checkpoint that cannot be used, and for one with stems that no track has.
+    """
+    model = load(checkpoint, dtype)
+    unknown = [source for source in model.sources if source not in SCORED]
+    if unknown:
+        raise InputError(
+            f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(SCORED)}"
+        )
+    model.chunking(options)  # refuses segments and contexts that do not fit together, before any work
+    directory = Path(checkpoint)
+    name, where = (directory.resolve().name, str(directory.resolve())) if directory.is_dir() else (checkpoint,) * 2
+    identity = {"checkpoint": where, "options": vars(options), "dtype": dtype}
+    return System(name, identity, lambda track: _separate(model, options, track))
+
+
+def _separate(model: Separator, options: Options, track: Track) -> Estimates:
+    """Separate at the model's rate, and return estimates at the track's."""
+    stems, rate = track.read([MIXTURE])
+    mixture = stems[MIXTURE]
+    start = time.perf_counter()
+    separated = separate(model, resample(mixture, rate, model.sample_rate), options=options)
+    estimates = {
+        source: resample(waveform, model.sample_rate, rate, mixture.shape[1])
+        for source, waveform in zip(model.sources, separated, strict=True)
+    }
+    return Estimates(estimates, rate, time.perf_counter() - start)
