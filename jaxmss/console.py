@@ -61,7 +61,7 @@ def tell(reports: Iterable[Report], output: Path) -> int:
         if report.clipped:
             counts = ", ".join(f"{count} in {stem}" for stem, count in report.clipped.items())
             line += f"; samples beyond full scale: {counts}"
-            line += f"; all stems scaled by {report.gain:.3f}" if report.gain != 1 else ""
+            line += f"; what was written is scaled by {report.gain:.3f}" if report.gain != 1 else ""
         print(line)
     for error in failed:
         print(f"jaxmss: {error}", file=sys.stderr)

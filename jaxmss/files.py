@@ -35,7 +35,7 @@ class Report:
       seconds: of audio separated.
       elapsed: seconds it took.
       clipped: by stem, samples that lay beyond full scale.
-      gain: that all stems were multiplied with against clipping.
+      gain: that all stems written were multiplied with against clipping.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Output:
       directory: holds a folder for each track.
       format: of the files, an `AudioFormat`.
       clipping: what becomes of samples beyond full scale, a `Clipping`.
-      overwrite: whether existing stems are replaced.
+      overwrite: whether existing stems are replaced. Stems made later, beside kept ones, are rescaled on their own.
     """
 
     directory: Path

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from jaxmss.prefetch import prefetch
+
+
+def threads() -> int:
+    return threading.active_count()
+
+
+def test_items_come_in_order():
+    with prefetch(range(100), ahead=3) as ready:
+        assert list(ready) == list(range(100))
+
+
+def test_items_are_made_ahead_while_the_consumer_works():
+    made = []
+    enough = threading.Event()
+
+    def items() -> Iterator[int]:
+        for item in range(10):
+            made.append(item)
+            if item == 3:
+                enough.set()
+            yield item
+
+    with prefetch(items(), ahead=2) as ready:
+        assert next(ready) == 0
+        # one is consumed, two wait, one more is made and finds no room
+        assert enough.wait(5)
+        time.sleep(0.3)
+        assert made == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), MemoryError(), KeyboardInterrupt()])
+def test_an_error_is_raised_where_the_items_are_consumed(error):
+    def items() -> Iterator[int]:
+        yield 1
+        raise error
+
+    before = threads()
+    with pytest.raises(type(error)) as caught, prefetch(items(), ahead=5) as ready:
+        assert next(ready) == 1
+        next(ready)
+    assert caught.value is error
+    assert threads() == before
+
+
+def test_leaving_early_stops_the_thread_and_closes_the_generator_in_it():
+    closed_in = []
+
+    def items() -> Iterator[int]:
+        try:
+            item = 0
+            while True:
+                yield (item := item + 1)
+        finally:
+            closed_in.append(threading.current_thread())
+
+    before = threads()
+    generator = items()
+    with prefetch(generator, ahead=1) as ready:
+        assert next(ready) == 1
+        producer = next(thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    assert threads() == before
+    assert closed_in == [producer]
+
+
+def test_an_error_of_the_consumer_stops_the_thread_and_passes():
+    before = threads()
+    with pytest.raises(OSError, match="disk full"), prefetch(iter(range(10**9)), ahead=1) as ready:
+        next(ready)
+        raise OSError("disk full")
+    assert threads() == before
+
+
+def test_one_may_run_inside_another():
+    def outer() -> Iterator[int]:
+        with prefetch(iter(range(10**9)), ahead=1) as inner:
+            yield from inner
+
+    before = threads()
+    with prefetch(outer(), ahead=1) as ready:
+        assert [next(ready) for _ in range(3)] == [0, 1, 2]
+    assert threads() == before
