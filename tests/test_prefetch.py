@@ -44,9 +44,10 @@ def test_an_error_is_raised_where_the_items_are_consumed(error):
         raise error
 
     before = threads()
-    with pytest.raises(type(error)) as caught, prefetch(items(), ahead=5) as ready:
+    with prefetch(items(), ahead=5) as ready:
         assert next(ready) == 1
-        next(ready)
+        with pytest.raises(type(error)) as caught:
+            next(ready)
     assert caught.value is error
     assert threads() == before
 
@@ -73,9 +74,14 @@ def test_leaving_early_stops_the_thread_and_closes_the_generator_in_it():
 
 def test_an_error_of_the_consumer_stops_the_thread_and_passes():
     before = threads()
-    with pytest.raises(OSError, match="disk full"), prefetch(iter(range(10**9)), ahead=1) as ready:
-        next(ready)
-        raise OSError("disk full")
+
+    def consume() -> None:
+        with prefetch(iter(range(10**9)), ahead=1) as ready:
+            next(ready)
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        consume()
     assert threads() == before
 
 
