@@ -81,7 +81,7 @@ def _run(
                 yield track, error
                 continue
             # one more than there are processes may wait: more would only fill memory with estimates
-            yield from _finished(running, timeout=None if len(running) > workers else 0)
+            yield from _finished(running, timeout=None if len(running) > workers else 0.0)
             running[pool.submit(score, job, track, estimates)] = track
         while running:
             yield from _finished(running, timeout=None)

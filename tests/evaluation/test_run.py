@@ -1,0 +1,348 @@
+"""`eval.py`: the numbers of museval, runs that are cut short, and what goes wrong with single tracks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from golden_weights import GOLDEN, wave
+
+from jaxmss import models
+from jaxmss.checkpoints import store
+from jaxmss.config import SpleeterConfig
+from jaxmss.data import STEMS, find_tracks
+from jaxmss.evaluation import MEASURES, score_track
+from jaxmss.evaluation.command import main
+from jaxmss.evaluation.excerpts import find_worst, worst_tracks
+from jaxmss.evaluation.published import figure
+from jaxmss.evaluation.run import evaluate
+from jaxmss.evaluation.scoring import Job
+from jaxmss.evaluation.systems import Estimates, System, folder_system
+
+from .stems import separated, stems_of_noise
+
+REPOSITORY = Path(__file__).parents[2]
+RATE = 2000
+SMALL = SpleeterConfig(n_fft=256, hop=64, bins=64, frames_per_chunk=16, widths=(3, 4, 5))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Write three tracks of noise, 3 s and a bit, as MUSDB18-HQ lays them out, and estimates of their four stems."""
+    for seed, name in enumerate(("A", "B", "C")):
+        references = {stem: 0.1 * x for stem, x in stems_of_noise(STEMS, 2, 3 * RATE + 99, seed).items()}
+        references["mixture"] = sum(references.values())
+        write_stems(tmp_path / "data" / "test" / name, references)
+        write_stems(tmp_path / "estimates" / name, separated({stem: references[stem] for stem in STEMS}, seed=seed))
+    return tmp_path
+
+
+def write_stems(folder: Path, stems, rate=RATE):
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, waveform in stems.items():
+        soundfile.write(folder / f"{stem}.wav", waveform.T, rate, subtype="FLOAT")
+
+
+def read_stems(folder: Path, stems):
+    return {stem: soundfile.read(folder / f"{stem}.wav", dtype="float32")[0].T for stem in stems}
+
+
+def change(file: Path, change_):
+    waveform, rate = soundfile.read(file)
+    soundfile.write(file, change_(waveform), rate, subtype="FLOAT")
+
+
+def run(*arguments) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+def run_on_estimates(root: Path, *more) -> int:
+    return run("--estimates", root / "estimates", "--data.root", root / "data", "--output", root / "out", *more)
+
+
+def frames(file: Path) -> dict[str, dict[str, np.ndarray]]:
+    stored = json.loads(file.read_text())
+    return {
+        target["name"]: {m: np.array([f["metrics"][m] for f in target["frames"]]) for m in MEASURES}
+        for target in stored["targets"]
+    }
+
+
+def test_spleeter_on_the_demo_scores_what_museval_scored_the_published_implementation_with(tmp_path):
+    command = [sys.executable, "eval.py", "--ckpt", "spleeter-2stems", "--data.root", "demo", "--output", tmp_path]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [file] = (tmp_path / "tracks").iterdir()
+    scores = frames(file)
+    with np.load(GOLDEN / "spleeter-falcon.npz") as golden:
+        for measure in MEASURES:
+            ours = [scores[stem][measure] for stem in ("vocals", "accompaniment")]
+            np.testing.assert_allclose(ours, golden[f"museval_{measure.lower()}"], rtol=0, atol=1e-3)
+        vocals = f"{np.median(golden['museval_sdr'][0]):.2f}"
+    assert any(line.split()[:2] == ["vocals", vocals] and "6.86 Spleeter" in line for line in done.stdout.splitlines())
+
+
+def test_files_are_those_that_museval_reads_and_their_medians_are_its_own(root, museval_scores):
+    import museval
+    from jsonschema import validate
+
+    assert run_on_estimates(root) == 0
+    evaluated = museval.EvalStore()
+    for file in sorted((root / "out" / "tracks").iterdir()):
+        stored = json.loads(file.read_text())
+        validate(stored, museval.TrackStore("any").schema)
+        evaluated.add_track(museval.json2df(stored, file.stem))
+    theirs = evaluated.agg_frames_tracks_scores()
+    results = json.loads((root / "out" / "results.json").read_text())
+    for stem in STEMS:
+        for measure in MEASURES:
+            ours = results["stems"][stem]["measures"][measure]
+            assert ours["median"] == pytest.approx(theirs[stem][measure], abs=1e-9)
+            assert ours["tracks"] == 3
+
+
+def test_scores_of_estimates_are_those_of_the_files(root):
+    assert run_on_estimates(root, "--tracks", "B", "--workers", 2) == 0
+    expected = score_track(
+        read_stems(root / "data" / "test" / "B", STEMS), read_stems(root / "estimates" / "B", STEMS), RATE
+    )
+    scores = frames(root / "out" / "tracks" / "B.json")
+    for stem in STEMS:
+        for measure in MEASURES:
+            np.testing.assert_allclose(scores[stem][measure], expected[stem][measure], rtol=0, atol=0.6e-5)
+    with (root / "out" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["track"], row["stem"]) for row in rows] == [("B", stem) for stem in STEMS]
+    for row in rows:
+        assert float(row["SDR"]) == pytest.approx(np.median(expected[row["stem"]]["SDR"]), abs=1e-5)
+        assert np.isfinite([float(row["track SDR"]), float(row["SI-SDR"])]).all()
+
+
+def test_engine_museval_gives_the_same(root, museval_scores):
+    assert run_on_estimates(root, "--limit", 1) == 0
+    ours = frames(root / "out" / "tracks" / "A.json")
+    more = ("--limit", 1, "--engine", "museval", "--output", root / "theirs")
+    assert run("--estimates", root / "estimates", "--data.root", root / "data", *more) == 0
+    theirs = frames(root / "theirs" / "tracks" / "A.json")
+    for stem in STEMS:
+        for measure in MEASURES:
+            np.testing.assert_allclose(ours[stem][measure], theirs[stem][measure], rtol=0, atol=1e-3)
+
+
+def test_vocals_alone_are_scored_beside_the_rest_of_the_mixture(root):
+    for stem in ("drums", "bass", "other"):
+        (root / "estimates" / "A" / f"{stem}.wav").unlink()
+    assert run_on_estimates(root, "--limit", 1) == 0
+    references = read_stems(root / "data" / "test" / "A", [*STEMS, "mixture"])
+    references["accompaniment"] = references["drums"] + references["bass"] + references["other"]
+    estimates = read_stems(root / "estimates" / "A", ["vocals"])
+    estimates["accompaniment"] = references["mixture"] - estimates["vocals"]
+    expected = score_track({stem: references[stem] for stem in estimates}, estimates, RATE)
+    scores = frames(root / "out" / "tracks" / "A.json")
+    assert list(scores) == ["vocals", "accompaniment"]
+    for stem in scores:
+        for measure in MEASURES:
+            np.testing.assert_allclose(scores[stem][measure], expected[stem][measure], rtol=0, atol=0.6e-5)
+
+
+def drawn(config, seed):
+    """Draw weights and statistics, none of them negative, for variances must not be."""
+    return jax.tree.map(lambda leaf: np.abs(wave(seed, leaf.shape)), models.variable_shapes(config))
+
+
+def test_checkpoints_are_compared_each_in_its_folder_at_the_rate_of_the_tracks(root, capsys):
+    for seed, name in enumerate(("first", "second")):
+        store.save(root / name, SMALL, drawn(SMALL, seed))
+    more = ("--data.root", root / "data", "--limit", 1, "--output", root / "out")
+    assert run("--ckpt", f"{root / 'first'},{root / 'second'}", *more) == 0
+    printed = capsys.readouterr().out
+    sdr = {}
+    for name in ("first", "second"):
+        scores = frames(root / "out" / name / "tracks" / "A.json")
+        assert list(scores) == ["vocals", "accompaniment"]
+        assert all(len(scores[stem]["SDR"]) == 3 for stem in scores)
+        sdr[name] = f"{np.median(scores['vocals']['SDR']):.2f}"
+        results = json.loads((root / "out" / name / "results.json").read_text())
+        assert results["times_real_time"] > 0
+        assert results["config"]["checkpoint"] == str(root / name)
+    table = [line.split() for line in printed.splitlines()]
+    assert all(any(row[:2] == [name, figure_] for row in table) for name, figure_ in sdr.items())
+
+
+def test_a_killed_run_goes_on_where_it_stopped(root):
+    command = [sys.executable, "eval.py", "--estimates", root / "estimates", "--data.root", root / "data"]
+    command += ["--output", root / "out", "--workers", "1"]
+    first = root / "out" / "tracks" / "A.json"
+    cut_short = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    cut_short.kill()
+    cut_short.wait()
+    time.sleep(1)  # a process that scores ends with its parent: what is written now is all that is written
+    done = {file.name: file.stat().st_mtime_ns for file in (root / "out" / "tracks").glob("*.json")}
+    assert "A.json" in done
+    assert run_on_estimates(root) == 0
+    for name, written in done.items():
+        assert (root / "out" / "tracks" / name).stat().st_mtime_ns == written
+    assert list(json.loads((root / "out" / "results.json").read_text())["tracks"]) == ["A", "B", "C"]
+
+
+def test_what_is_done_is_not_separated_again(root):
+    asked = []
+    folder = folder_system(root / "estimates")
+    system = System("counted", {}, lambda track: asked.append(track.name) or folder.estimate(track))
+    tracks, job = find_tracks(root / "data"), Job(root / "out")
+    evaluate(system, tracks[:2], job, 1)
+    outcome = evaluate(system, tracks, job, 1)
+    assert asked == ["A", "B", "C"]
+    assert list(outcome.results) == ["A", "B", "C"]
+
+
+def test_results_of_another_evaluation_are_not_mixed_in(root, capsys):
+    assert run_on_estimates(root, "--limit", 1) == 0
+    assert run_on_estimates(root, "--limit", 1, "--fit-length") == 2
+    assert "holds results of another evaluation (fit_length False, now True)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "data/test/A/bass.wav").unlink(), "Track 'A' lacks bass.wav"),
+        (lambda root: (root / "data/test/A/mixture.wav").write_bytes(b"RIFF"), "mixture.wav' is"),
+        (lambda root: change(root / "estimates/A/bass.wav", lambda x: x[:-7]), "estimate of 'bass' has 2 channels and"),
+        (lambda root: change(root / "estimates/A/bass.wav", lambda x: x[:, :1]), "estimate of 'bass' has 1 channels"),
+        (lambda root: change(root / "estimates/A/bass.wav", lambda x: x * np.inf), "NaN or infinite"),
+        (lambda root: [file.unlink() for file in (root / "estimates/A").iterdir()], "holds none of drums.wav"),
+        (lambda root: (root / "estimates/A").rename(root / "estimates/Z"), "no estimates of track 'A'"),
+        (lambda root: write_stems(root / "estimates/A", {"bass": np.zeros((2, 9))}, 8000), "have different rates: "),
+        (
+            lambda root: write_stems(root / "estimates/A", dict.fromkeys(STEMS, np.zeros((2, 9))), 8000),
+            "have 8000 Hz, the track 2000 Hz",
+        ),
+    ],
+)
+def test_a_track_that_fails_is_named_and_the_others_are_scored(root, capsys, damage, message):
+    damage(root)
+    assert run_on_estimates(root, "--tracks", "A,B") == 1
+    results = json.loads((root / "out" / "results.json").read_text())
+    assert list(results["tracks"]) == ["B"]
+    assert list(results["failed"]) == ["A"]
+    assert message in results["failed"]["A"]
+    assert f"failed: A: {results['failed']['A']}" in capsys.readouterr().out
+
+
+class Deadly(np.ndarray):
+    """Estimates that kill the process that unpacks them, as the kernel does when memory is short."""
+
+    def __new__(cls):
+        return np.zeros((2, 9), np.float32).view(cls)
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_killed_scorer_costs_its_tracks_alone_and_they_are_scored_when_run_again(root):
+    folder, tracks, job = folder_system(root / "estimates"), find_tracks(root / "data"), Job(root / "out")
+    estimate = {"A": lambda _: Estimates({"vocals": Deadly()}, RATE, None)}
+    system = System("deadly", {}, lambda track: estimate.get(track.name, folder.estimate)(track))
+    outcome = evaluate(system, tracks, job, 1)
+    assert "A" in outcome.failed
+    assert "was killed" in outcome.failed["A"]
+    assert set(outcome.failed) | set(outcome.results) == {"A", "B", "C"}
+    again = evaluate(System("deadly", {}, folder.estimate), tracks, job, 1)
+    assert list(again.results) == ["A", "B", "C"]
+
+
+def test_a_track_with_a_silent_stem_is_excluded_counted_and_not_repeated(root, capsys):
+    change(root / "data" / "test" / "B" / "vocals.wav", lambda x: 0 * x)
+    assert run_on_estimates(root) == 0
+    assert "excluded: B: reference of 'vocals' is silent throughout" in capsys.readouterr().out
+    written = (root / "out" / "excluded" / "B.json").stat().st_mtime_ns
+    assert run_on_estimates(root) == 0
+    assert "3 of 3 tracks were done before" in capsys.readouterr().out
+    assert (root / "out" / "excluded" / "B.json").stat().st_mtime_ns == written
+    assert list(json.loads((root / "out" / "results.json").read_text())["tracks"]) == ["A", "C"]
+
+
+def test_lengths_are_made_equal_on_request_alone(root):
+    change(root / "estimates" / "A" / "bass.wav", lambda x: x[:-7])
+    assert run_on_estimates(root, "--limit", 1, "--fit-length") == 0
+    references, estimates = (read_stems(root / kind / "A", STEMS) for kind in ("data/test", "estimates"))
+    estimates["bass"] = np.pad(estimates["bass"], [(0, 0), (0, 7)])
+    expected = score_track(references, estimates, RATE)["bass"]["SDR"]
+    ours = frames(root / "out" / "tracks" / "A.json")["bass"]["SDR"]
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=0.6e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "Give either --ckpt NAME|DIRECTORY or --estimates DIRECTORY"),
+        ("--ckpt cws-vocals --estimates {root}/estimates", "Give either --ckpt"),
+        ("--estimates {root}/nowhere", "There is no directory"),
+        ("--ckpt cws-vocal", "'cws-vocal' is neither a checkpoint directory nor a published model; did you mean"),
+        ("--estimates {root}/estimates --tracks D", "There is no track 'D': the data holds A, B, C"),
+        ("--estimates {root}/estimates --limit 0", "limit is 0"),
+        ("--estimates {root}/estimates --workers 0", "workers is 0"),
+        ("--estimates {root}/estimates --data.split train", "holds no split 'train': it holds test"),
+        ("--estimates {root}/estimates --overlap 0.7", "overlap"),
+        ("--estimates {root}/estimates --output {root}/data/test/A/bass.wav", "cannot be written"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_status_2(root, capsys, arguments, message):
+    given = arguments.format(root=root).split()
+    defaults = ["--data.root", root / "data", *(["--output", root / "out"] if "--output" not in given else [])]
+    assert run(*defaults, *given) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("eval.py: ")
+    assert message in line
+
+
+def test_a_checkpoint_of_stems_that_the_data_lacks_is_refused(root, capsys):
+    config = SpleeterConfig(**{**vars(SMALL), "sources": ("vocals", "guitar")})
+    store.save(root / "guitar", config, drawn(config, 0))
+    assert run("--ckpt", root / "guitar", "--data.root", root / "data", "--output", root / "out") == 2
+    assert "separates guitar, which the data lacks" in capsys.readouterr().err
+
+
+def test_worst_excerpt_is_where_the_median_over_five_seconds_is_lowest():
+    rng = np.random.default_rng(0)
+    scores = {stem: {"SDR": rng.normal(5, 1, 20)} for stem in ("vocals", "drums")}
+    scores["vocals"]["SDR"][3] = -80  # a single frame decides nothing
+    scores["drums"]["SDR"][11:16] -= [20, 20, np.nan, 20, 20]
+    worst = find_worst(scores)
+    assert worst.stem == "drums"
+    assert 9 <= worst.frame <= 13
+    assert worst.sdr == np.nanmedian(scores["drums"]["SDR"][worst.frame : worst.frame + 5])
+    assert find_worst({"vocals": {"SDR": np.array([np.nan])}}) is None
+    assert find_worst({"vocals": {"SDR": np.array([1.0, 2.0])}}).frame == 0
+
+
+def test_excerpts_of_the_five_worst_tracks_are_named_worst_first():
+    tracks = {str(sdr): {"vocals": {"SDR": np.full(9, float(sdr))}} for sdr in (3, 1, 7, 5, 2, 9, 4)}
+    assert list(worst_tracks(tracks)) == ["1", "2", "3", "4", "5"]
+
+
+def test_published_figure_is_the_systems_own_or_the_best():
+    assert figure("spleeter-2stems", "vocals") == ("Spleeter", 6.86)
+    assert figure("cws-joint", "other") == ("CWS-PResUNet", 5.84)
+    assert figure("spleeter-2stems", "accompaniment") == ("ResUNetDecouple+", 16.63)
+    assert figure("my-run", "drums") == ("D3Net", 7.01)
+    assert figure("my-run", "guitar") is None
+
+
+def test_processes_that_score_import_no_jax():
+    program = "import sys, jaxmss.evaluation.scoring; print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "False"
