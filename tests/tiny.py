@@ -6,6 +6,7 @@ import functools
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,10 +19,10 @@ from jaxmss.separator import Separator
 SEGMENT, CONTEXT = 44100, 11025  # samples
 
 
-@functools.cache
-def checkpoint(architecture: str) -> Path:
-    """A checkpoint directory, kept until the tests end."""
-    config = replace(models.architecture(architecture), widths=(4,) * 6, segment=1.0, context=0.25)
+def save(directory: Path, architecture: str, **changes: Any) -> Path:
+    """Write a checkpoint of a tiny variant of an architecture."""
+    tiny = {"widths": (4,) * 6, "segment": SEGMENT / 44100, "context": CONTEXT / 44100}
+    config = replace(models.architecture(architecture), **{**tiny, **changes})
     random = np.random.default_rng(0)
 
     def values(shape: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -31,9 +32,14 @@ def checkpoint(architecture: str) -> Path:
             drawn = random.uniform(0.5, 1.0, shape.shape)
         return drawn.astype(shape.dtype)
 
-    directory = Path(os.environ["JAXMSS_CACHE"]) / "tiny" / architecture
     store.save(directory, config, jax.tree.map(values, models.variable_shapes(config)))
     return directory
+
+
+@functools.cache
+def checkpoint(architecture: str) -> Path:
+    """A checkpoint directory, kept until the tests end."""
+    return save(Path(os.environ["JAXMSS_CACHE"]) / "tiny" / architecture, architecture)
 
 
 @functools.cache
