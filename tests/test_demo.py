@@ -5,31 +5,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import json
 import re
-import shutil
 import struct
-import subprocess
-import threading
 import zlib
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 import soundfile
+from chromium import in_chromium, needs_chromium
 from golden_weights import GOLDEN
 
 from jaxmss.demo import run
 from jaxmss.demo.spectrogram import COLOURS, encode_png, height, log_spectrogram, palette
 from jaxmss.errors import AudioError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-# Appended to the page: plays each player for a moment, then tells what came of it.
-PROBE = """
-<script>
-(async () => {
+PLAY_ALL = """
   const played = [];
   for (const player of document.querySelectorAll("audio")) {
     player.muted = true;
@@ -44,9 +35,6 @@ PROBE = """
     images: [...document.images].map((image) => [image.naturalWidth, image.naturalHeight]),
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   };
-})().catch((error) => ({error: String(error)})).then((told) =>
-  fetch("http://127.0.0.1:PORT", {method: "POST", mode: "no-cors", body: JSON.stringify(told)}));
-</script>
 """
 
 
@@ -148,10 +136,10 @@ def test_every_picture_of_the_page_is_a_described_spectrogram(page):
         assert rows == 256
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [360, 1200])
 def test_page_plays_and_fits_in_a_browser(page, tmp_path, width):
-    told = in_chromium(page, tmp_path, width)
+    told = in_chromium(page, PLAY_ALL, tmp_path, width)
     assert "error" not in told
     assert len(told["played"]) == 5
     for player in told["played"]:
@@ -160,41 +148,6 @@ def test_page_plays_and_fits_in_a_browser(page, tmp_path, width):
         assert player["playhead"] > 0
     assert all(width > 900 and rows == 256 for width, rows in told["images"])
     assert told["overflow"] <= 0
-
-
-def in_chromium(page: str, folder, width: int) -> dict:
-    """Open the page with the probe in headless Chromium, from disk, and return what the probe tells."""
-    told, answered = {}, threading.Event()
-
-    class Listener(BaseHTTPRequestHandler):
-        def do_POST(self):
-            told.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-            answered.set()
-
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Listener) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        file = folder / "page.html"
-        file.write_text(page + PROBE.replace("PORT", str(server.server_port)), "utf-8")
-        quiet = ("background-networking", "component-update", "sync", "gpu", "quic", "dev-shm-usage")
-        options = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{part}" for part in quiet)]
-        options += ["--autoplay-policy=no-user-gesture-required", f"--user-data-dir={folder / 'profile'}"]
-        browser = subprocess.Popen(
-            [CHROMIUM, *options, f"--window-size={width},800", file.as_uri()],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            assert answered.wait(60), "the page did not answer within a minute"
-        finally:
-            browser.terminate()
-            browser.wait(10)
-            server.shutdown()
-    return told
 
 
 def test_output_that_is_a_file_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -53,42 +54,54 @@ def render(
     """Return the page. All text is plain and is escaped here; clips of one section stand side by side."""
     sections: dict[str, list[str]] = {}
     for clip in clips:
-        sections.setdefault(clip.section, []).append(_figure(clip, sample_rate))
+        sections.setdefault(clip.section, []).append(figure(clip, sample_rate))
     template = Template(resources.files("jaxmss.demo").joinpath("page.html").read_text("utf-8"))
     return template.substitute(
         title=html.escape(title),
         introduction=html.escape(introduction),
         rows="\n".join(_row(stem, score) for stem, score in scores.items()),
-        sections="\n".join(_section(heading, figures) for heading, figures in sections.items()),
-        gradient=", ".join(COLOURS),
-        quietest=_minus(f"{QUIETEST:.0f} dB"),
-        loudest=_minus(f"{LOUDEST:.0f} dB"),
+        sections="\n".join(section(heading, figures) for heading, figures in sections.items()),
+        **common(),
         credits=html.escape(credits),
     )
 
 
+def common() -> dict[str, str]:
+    """Return what templates of pages with clips share: style, the players' script, the ends of the colour scale."""
+    files = resources.files("jaxmss.demo")
+    return {
+        "style": Template(files.joinpath("page.css").read_text("utf-8")).substitute(gradient=", ".join(COLOURS)),
+        "script": files.joinpath("players.js").read_text("utf-8"),
+        "quietest": minus(f"{QUIETEST:.0f} dB"),
+        "loudest": minus(f"{LOUDEST:.0f} dB"),
+    }
+
+
 def _row(stem: str, score: Score) -> str:
     values = f"{score.mixture:.2f}", f"{score.estimate:.2f}", f"{score.estimate - score.mixture:+.2f}"
-    cells = "".join(f"<td>{_minus(value)}</td>" for value in values)
+    cells = "".join(f"<td>{minus(value)}</td>" for value in values)
     return f'<tr><th scope="row">{html.escape(stem.capitalize())}</th>{cells}</tr>'
 
 
-def _minus(number: str) -> str:
+def minus(number: str) -> str:
+    """Return a number as text with a true minus sign."""
     return number.replace("-", "\N{MINUS SIGN}")
 
 
-def _section(heading: str, figures: list[str]) -> str:
+def section(heading: str, figures: list[str]) -> str:
+    """Return a section of the page, its figures side by side; `heading` is plain text, `figures` are of `figure`."""
     return f'<section>\n<h2>{html.escape(heading)}</h2>\n<div class="clips">\n{"".join(figures)}</div>\n</section>'
 
 
-def _figure(clip: Clip, sample_rate: int) -> str:
+def figure(clip: Clip, sample_rate: int) -> str:
+    """Return a clip as an HTML figure: its title, its spectrogram, and a player that needs the players' script."""
     seconds = clip.waveform.shape[1] / sample_rate
     what = html.escape(f"{clip.section}: {clip.title}")
     frequencies = "".join(
         f'<span style="bottom:{100 * height(hertz):.1f}%">{_hertz(hertz)}</span>' for hertz in _FREQUENCIES
     )
     times = "".join(
-        f'<span style="left:{100 * second / seconds:.1f}%">{second} s</span>' for second in range(int(seconds) + 1)
+        f'<span style="left:{100 * second / seconds:.1f}%">{second} s</span>' for second in range(math.ceil(seconds))
     )
     picture = _data_uri("image/png", spectrogram_png(clip.waveform, sample_rate))
     sound = _data_uri("audio/flac", _flac(clip.waveform, sample_rate))

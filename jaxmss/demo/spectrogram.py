@@ -38,7 +38,9 @@ def log_spectrogram(waveform: Float[np.ndarray, "c t"], sample_rate: int) -> Flo
     # triangles as wide as the rows' distance, but at least a bin: they interpolate low bins and average high ones
     widths = np.maximum(1, np.gradient(rows))
     weights = np.maximum(0, 1 - np.abs(np.arange(power.shape[1]) - rows[:, None]) / widths[:, None])
-    return 10 * np.log10(weights / weights.sum(1, keepdims=True) @ power.T + 1e-20)
+    totals = weights.sum(1, keepdims=True)
+    totals[totals == 0] = 1  # rows above half the sample rate: nothing is there
+    return 10 * np.log10(weights / totals @ power.T + 1e-20)
 
 
 def palette() -> np.ndarray:

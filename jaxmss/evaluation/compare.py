@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxmss.data.tracks import Track
 from jaxmss.errors import InputError
+from jaxmss.evaluation.report import write_report
 from jaxmss.evaluation.results import shown, summarise, table, write_results
 from jaxmss.evaluation.run import evaluate
 from jaxmss.evaluation.scores import score_track
@@ -39,11 +39,13 @@ def evaluate_all(
             "data": data,
             "engine": job.engine,
             "fit_length": job.fit_length,
-            "device": jax.devices()[0].device_kind,
+            "device": system.device,
         }
         results = summarise(system.name, outcome, config)
         write_results(own.output, results)
-        print(f"\n{table(results)}\nThe results are in {own.output}\n")
+        write_report(own.output, results, outcome)
+        page = (own.output / "report.html").absolute().as_uri()
+        print(f"\n{table(results)}\nThe results are in {own.output}; to see and hear them, open {page}\n")
         every.append(results)
     if len(every) > 1:
         print(_comparison(every))

@@ -29,11 +29,12 @@ class Worst(NamedTuple):
 
 
 class Excerpt(NamedTuple):
-    """What there was to separate, what came out and what should have: (c, t) each."""
+    """What there was to separate, what came out and what should have: (c, t) each, at a rate in Hz."""
 
     mixture: Waveform
     estimate: Waveform
     reference: Waveform
+    sample_rate: int
 
 
 def find_worst(scores: TrackScores) -> Worst | None:
@@ -62,12 +63,14 @@ def write_excerpt(
         path.parent.mkdir(parents=True, exist_ok=True)
     stack = np.stack([x[:, part] for x in (mixture, estimates[worst.stem], references[worst.stem])])
     with written_aside([path]) as [file], reporting(path):
-        np.save(file, stack.astype(np.float32))
+        np.savez(file, audio=stack.astype(np.float32), rate=rate)
 
 
 def read_excerpt(output: Path, track: str) -> Excerpt:
     """Return the excerpt that was kept of a track."""
-    return Excerpt(*np.load(_path(output, track)))
+    with np.load(_path(output, track)) as stored:
+        mixture, estimate, reference = stored["audio"]
+        return Excerpt(mixture, estimate, reference, int(stored["rate"]))
 
 
 def worst_tracks(tracks: Mapping[str, TrackScores]) -> dict[str, Worst]:
@@ -83,4 +86,4 @@ def drop_others(output: Path, tracks: Mapping[str, TrackScores]) -> None:
 
 
 def _path(output: Path, track: str) -> Path:
-    return output / _FOLDER / f"{track}.npy"
+    return output / _FOLDER / f"{track}.npz"

@@ -59,7 +59,7 @@ def summarise(name: str, outcome: Outcome, config: Mapping[str, Any]) -> dict[st
             "failed": outcome.failed,
             "separated_seconds": audio,
             "separation_seconds": taken,
-            "scoring_seconds": sum(result.scoring for result in results.values()),
+            "scoring_seconds": sum((result.scoring for result in results.values()), 0.0),
             "times_real_time": audio / taken if audio is not None and taken else None,
             "config": config,
             "versions": versions(),

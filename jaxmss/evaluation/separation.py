@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import jax
+
 from jaxmss.audio.resampling import resample
 from jaxmss.data.tracks import MIXTURE, Track
 from jaxmss.errors import InputError
@@ -28,7 +30,8 @@ def model_system(checkpoint: str, options: Options, dtype: str) -> System:
     directory = Path(checkpoint)
     name, where = (directory.resolve().name, str(directory.resolve())) if directory.is_dir() else (checkpoint,) * 2
     identity = {"checkpoint": where, "options": vars(options), "dtype": dtype}
-    return System(name, identity, lambda track: _separate(model, options, track))
+    device = jax.devices()[0].device_kind
+    return System(name, identity, lambda track: _separate(model, options, track), device)
 
 
 def _separate(model: Separator, options: Options, track: Track) -> Estimates:

@@ -38,11 +38,13 @@ class System:
       name: under which it is reported.
       identity: what its estimates depend on, for a run to know its own earlier results.
       estimate: from a track to its estimated stems; raises `InputError` where there are none.
+      device: that it separates on, if it does.
     """
 
     name: str
     identity: Mapping[str, object]
     estimate: Callable[[Track], Estimates]
+    device: str | None = None
 
 
 def folder_system(directory: Path) -> System:
