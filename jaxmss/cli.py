@@ -6,6 +6,7 @@ Nothing here imports JAX until a command needs it, so that help is instant.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -65,7 +66,8 @@ def separate(
     if two_stems is not None:
         sources, residual = separator.chosen([two_stems]), f"no_{two_stems}"
     else:
-        sources, residual = separator.chosen(stems.split(",") if stems is not None else None), None
+        named = [stem.strip() for stem in stems.split(",")] if stems is not None else None
+        sources, residual = separator.chosen(named), None
     separator.chunking(options)
     reports = files.separate_files(
         separator, inputs, sources, destination, residual=residual, options=options, progress=console.Bar
@@ -122,10 +124,15 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
-        sys.exit(app.cli(args=arguments, prog="jaxmss", description=__import__("jaxmss").__doc__))
+        status = app.cli(args=arguments, prog="jaxmss", description=__import__("jaxmss").__doc__)
+        sys.stdout.flush()
+        sys.exit(status)
     except InputError as error:
         print(f"jaxmss: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest is flushed to at exit
+        sys.exit(1)
     except KeyboardInterrupt:
         print("jaxmss: interrupted; what was finished is complete, the rest was not written", file=sys.stderr)
         sys.exit(130)

@@ -98,6 +98,8 @@ def separate_files(
                 stem: output.directory / folder / f"{stem}{EXTENSIONS[output.format]}"
                 for stem in (*sources, *([residual] if residual else []))
             }
+            if path.resolve() in (target.resolve() for target in targets.values()):
+                raise AudioError(f"{str(path)!r} would be replaced by its own stem; choose another output")
             wanted = {stem: file for stem, file in targets.items() if output.overwrite or not file.exists()}
             if not wanted:
                 yield Report(path, kept=True)

@@ -108,12 +108,14 @@ class Separator:
         return self._apply(self.variables, mixture, lengths, sources=self.chosen(sources))
 
     def chosen(self, sources: Iterable[str] | None) -> tuple[str, ...]:
-        """Return `sources` as a tuple, all of the model's for None; raise `InputError` for an unknown one."""
+        """Return `sources` as a tuple, all of the model's for None; raise `InputError` for an unknown one
+        or one named twice."""
         chosen = self.sources if sources is None else tuple(sources)
         for source in chosen:
             if source not in self.sources:
                 raise InputError(f"The model has no stem {source!r}{suggest(source, self.sources)}")
         check(len(chosen) > 0, "sources", chosen, "name at least one stem")
+        check(len(set(chosen)) == len(chosen), "sources", chosen, "name each stem once")
         return chosen
 
     def chunking(self, options: Options) -> Chunking:

@@ -91,7 +91,7 @@ def test_a_file_is_separated_into_stems_and_programs_are_kept_for_the_next_proce
 
 
 def test_stems_are_chosen_and_said_to_be_kept(run, song, tmp_path):
-    arguments = ["separate", song, "-o", tmp_path / "out", "--model", tiny.checkpoint(JOINT), "--stems", "other,bass"]
+    arguments = ["separate", song, "-o", tmp_path / "out", "--model", tiny.checkpoint(JOINT), "--stems", "other, bass"]
     status, out, _ = run(*arguments)
     assert status == 0
     assert "samples beyond full scale: " in out
@@ -420,6 +420,13 @@ def test_progress_needs_no_true_duration(monkeypatch, song, hint, shown):
             bar.update(1.0)
         bar.close()
     assert shown in sys.stderr.getvalue()
+
+
+def test_a_reader_of_the_output_may_leave():
+    with subprocess.Popen([*COMMAND, "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_models_lists_architectures_and_published_weights(run):

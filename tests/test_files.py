@@ -317,6 +317,14 @@ def test_an_existing_stem_survives_a_failed_overwrite(vocals, tmp_path):
     assert names(tmp_path / "out") == ["music", "music/vocals.wav"]
 
 
+def test_an_input_is_not_replaced_by_its_own_stem(vocals, tmp_path):
+    path = save(tmp_path / "vocals/vocals.wav", music(0.1))
+    content = path.read_bytes()
+    [report] = run(vocals, [path], tmp_path, overwrite=True)
+    assert "replaced by its own stem" in report.error
+    assert path.read_bytes() == content
+
+
 def test_a_file_in_the_place_of_the_output_folder_is_an_error(vocals, tmp_path):
     path = save(tmp_path / "music.wav", music(0.1))
     (tmp_path / "out").write_text("a file")

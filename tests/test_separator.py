@@ -143,6 +143,8 @@ def test_unknown_sources_are_refused_with_a_suggestion(joint):
             call()
     with pytest.raises(InputError, match="at least one stem"):
         joint.chosen([])
+    with pytest.raises(InputError, match="each stem once"):
+        joint.chosen(["bass", "bass"])
 
 
 def test_other_channel_counts_are_refused(vocals):
