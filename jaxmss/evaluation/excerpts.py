@@ -66,8 +66,10 @@ def write_excerpt(
         np.savez(file, audio=stack.astype(np.float32), rate=rate)
 
 
-def read_excerpt(output: Path, track: str) -> Excerpt:
-    """Return the excerpt that was kept of a track."""
+def read_excerpt(output: Path, track: str) -> Excerpt | None:
+    """Return the excerpt that was kept of a track, or None: a run over more tracks dropped it for worse ones."""
+    if not _path(output, track).exists():
+        return None
     with np.load(_path(output, track)) as stored:
         mixture, estimate, reference = stored["audio"]
         return Excerpt(mixture, estimate, reference, int(stored["rate"]))

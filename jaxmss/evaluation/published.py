@@ -1,8 +1,9 @@
 """Published figures to compare with: museval's SDR, median over frames of 1 s, then over the 50 test tracks, in dB.
 
 On MUSDB18-HQ or MUSDB18, as each paper says. Sources: the papers of the systems, and the tables that they quote:
-H. Liu, Q. Kong, J. Liu, "CWS-PResUNet" (2021), table 2; Q. Kong et al., "Decoupling Magnitude and Phase Estimation with
-Deep ResUNet for Music Source Separation" (2021), table 3, and for the subband models its code's table of results.
+H. Liu, Q. Kong, J. Liu, "CWS-PResUNet: Music Source Separation with Channel-wise Subband Phase-aware ResUNet" (2021);
+Q. Kong et al., "Decoupling Magnitude and Phase Estimation with Deep ResUNet for Music Source Separation" (2021), and
+for the subband models the results that its authors' code states.
 """
 
 from __future__ import annotations

@@ -60,10 +60,11 @@ def render(output: Path, results: Mapping[str, Any], outcome: Outcome) -> str:
 
 
 def _headers(names: list[str]) -> str:
-    cells = [
-        f'<th scope="col" aria-sort="none"><button type="button">{html.escape(name)}</button></th>' for name in names
-    ]
-    return "".join(cells)
+    return "".join(
+        f'<th scope="col" aria-sort="none" class="{"text" if name == "System" else ""}">'
+        f'<button type="button">{html.escape(name)}</button></th>'
+        for name in names
+    )
 
 
 def _cell(value: float | None, sign: str = "", kind: str = "") -> str:
@@ -158,9 +159,10 @@ def _box(track: str, sdr: np.ndarray, low: float, high: float) -> str:
 
 
 def _excerpt(output: Path, track: str, worst: Worst) -> str:
-    excerpt = read_excerpt(output, track)
     minutes, seconds = divmod(worst.frame, 60)
     heading = f"Worst of {track}: {worst.stem} from {minutes}:{seconds:02}, SDR {minus(f'{worst.sdr:.2f}')} dB"
+    if (excerpt := read_excerpt(output, track)) is None:
+        return section(heading, ["<p>An earlier run over more tracks did not keep this excerpt.</p>"])
     parts = {"Mixture": excerpt.mixture, "Estimate": excerpt.estimate, "Reference": excerpt.reference}
     figures = [figure(Clip(heading, title, waveform), excerpt.sample_rate) for title, waveform in parts.items()]
     return section(heading, figures)

@@ -342,6 +342,18 @@ def test_excerpts_of_the_five_worst_tracks_are_named_worst_first():
     assert list(worst_tracks(tracks)) == ["1", "2", "3", "4", "5"]
 
 
+def test_a_run_over_fewer_tracks_reports_what_is_kept_of_them(root):
+    for name in "DEFG":
+        for kind in ("data/test", "estimates"):
+            shutil.copytree(root / kind / "A", root / kind / name)
+    assert run_on_estimates(root) == 0
+    kept = {file.stem for file in (root / "out" / "excerpts").iterdir()}
+    assert len(kept) == 5
+    [dropped, _] = sorted(set("ABCDEFG") - kept)
+    assert run_on_estimates(root, "--tracks", dropped) == 0
+    assert "did not keep this excerpt" in (root / "out" / "report.html").read_text()
+
+
 def test_published_figure_is_the_systems_own_or_the_best():
     assert figure("spleeter-2stems", "vocals") == ("Spleeter", 6.86)
     assert figure("cws-joint", "other") == ("CWS-PResUNet", 5.84)
