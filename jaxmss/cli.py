@@ -134,8 +134,10 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest is flushed to at exit
         sys.exit(1)
     except KeyboardInterrupt:
-        print("jaxmss: interrupted; what was finished is complete, the rest was not written", file=sys.stderr)
-        sys.exit(130)
+        print(
+            "jaxmss: interrupted; what was finished is complete, the rest was not written", file=sys.stderr, flush=True
+        )
+        os._exit(130)  # a second Ctrl-C may have left a thread in the network, which Python cannot end without a crash
 
 
 if __name__ == "__main__":

@@ -6,18 +6,24 @@ import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
 _END = object()
+_STOPPED: ContextVar[threading.Event | None] = ContextVar("stopped", default=None)  # of the thread that this is
+
+
+class _Stopped(Exception):
+    """Nobody wants what this thread is making."""
 
 
 @contextmanager
 def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
     """Yield an iterator over `items` that holds up to `ahead` of them ready.
 
-    What `items` raises is raised where it is consumed. Leaving the context stops the thread at its next item and, if
-    `items` is a generator, closes it there.
+    What `items` raises is raised where it is consumed. Leaving the context stops the thread at its next item, or
+    where that takes its own items from a `prefetch`, and closes `items` there if it is a generator.
     """
     ready: queue.Queue = queue.Queue(max(ahead, 1))
     stopped = threading.Event()
@@ -31,6 +37,7 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
                 continue
 
     def produce() -> None:
+        _STOPPED.set(stopped)
         try:
             for item in items:
                 put((item, None))
@@ -44,7 +51,10 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
                 items.close()  # now, not when it is collected: a thread of its own may be using an open file
 
     def consume() -> Iterator[Item]:
+        outer = _STOPPED.get()
         while True:
+            if outer is not None and outer.is_set():
+                raise _Stopped
             item, error = ready.get()
             if error is not None:
                 raise error

@@ -293,6 +293,22 @@ def test_ctrl_c_leaves_what_is_finished_and_nothing_else(song, tmp_path, clippin
     assert soundfile.info(out / "song/vocals.wav").frames == 66150
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_does_not_wait_for_many_shifts(tmp_path, times):
+    options = ["-o", tmp_path / "out", "--model", tiny.checkpoint(VOCALS), "--shifts", "1000"]
+    process, folder = started("separate", long_song(tmp_path), *options)
+    time.sleep(3.0)
+    sent = time.monotonic()
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - sent < 5  # a thousand windows take half a minute
+    assert_one_line(err.decode(), "interrupted")
+    assert not folder.exists()
+
+
 def test_a_killed_process_leaves_no_stem_and_can_be_repeated(tmp_path):
     path = long_song(tmp_path)
     options = ["-o", tmp_path / "out", "--model", tiny.checkpoint(VOCALS)]

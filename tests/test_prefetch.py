@@ -53,9 +53,10 @@ def test_an_error_is_raised_where_the_items_are_consumed(error):
 
 
 def test_leaving_early_stops_the_thread_and_closes_the_generator_in_it():
-    closed_in = []
+    made_in, closed_in = [], []
 
     def items() -> Iterator[int]:
+        made_in.append(threading.current_thread())
         try:
             item = 0
             while True:
@@ -67,9 +68,8 @@ def test_leaving_early_stops_the_thread_and_closes_the_generator_in_it():
     generator = items()
     with prefetch(generator, ahead=1) as ready:
         assert next(ready) == 1
-        producer = next(thread for thread in threading.enumerate() if thread is not threading.main_thread())
     assert threads() == before
-    assert closed_in == [producer]
+    assert closed_in == made_in != [threading.current_thread()]
 
 
 def test_an_error_of_the_consumer_stops_the_thread_and_passes():
@@ -82,6 +82,23 @@ def test_an_error_of_the_consumer_stops_the_thread_and_passes():
 
     with pytest.raises(OSError, match="disk full"):
         consume()
+    assert threads() == before
+
+
+def test_stopping_the_outer_stops_it_where_it_takes_from_the_inner():
+    taken = []
+
+    def outer() -> Iterator[int]:
+        with prefetch(iter(range(10**9)), ahead=1) as inner:
+            for item in inner:
+                taken.append(item)
+                time.sleep(0.01)
+            yield len(taken)
+
+    before = threads()
+    with prefetch(outer(), ahead=1):
+        time.sleep(0.1)
+    assert 0 < len(taken) < 100
     assert threads() == before
 
 
