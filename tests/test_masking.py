@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from torch_twins import dsp
 
 from jaxmss.config import BYTESEP_FULLBAND, BYTESEP_SUBBAND, CWS
 from jaxmss.masking import apply_maps, magnitude_and_phase
-from torch_twins import dsp
 
 CONVENTIONS = [CWS, BYTESEP_SUBBAND, BYTESEP_FULLBAND]
 

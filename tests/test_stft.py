@@ -46,7 +46,7 @@ def test_inverse_reproduces_the_published_one(n_fft, hop):
     np.testing.assert_allclose(inconsistent, golden[f"istft_inconsistent_{n_fft}"], rtol=0, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(
     t=st.integers(1, 2000),
     leading=st.lists(st.integers(1, 3), max_size=3),
@@ -59,7 +59,7 @@ def test_round_trip_restores_every_sample(t, leading, mode):
     np.testing.assert_allclose(istft(spectra, 512, 110, t), audio, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(length=st.integers(1, 1500), extra=st.integers(0, 700), mode=st.sampled_from(["reflect", "constant"]))
 def test_a_length_makes_what_follows_it_absent(length, extra, mode):
     audio = wave(length, (2, length))

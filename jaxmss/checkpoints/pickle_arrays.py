@@ -58,7 +58,7 @@ def storage_dtype(storage_type: Global) -> np.dtype | None:
     return None if dtype is None else np.dtype(dtype)
 
 
-def torch_tensor(storage: Storage | Opaque, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray | Opaque:
+def torch_tensor(storage: Storage | Opaque, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray | Opaque:
     """Return the tensor as a read-only view of its storage; `offset` and `stride` count elements.
 
     Raises:
