@@ -234,8 +234,8 @@ def of_another_kind(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (remove_weights, "damaged or of another network"),
-        (cut_weights, "damaged or of another network"),
+        (remove_weights, "is damaged: it holds 0 of "),
+        (cut_weights, "is damaged: it holds 7 of "),
         (remove_config, "holds no config.json"),
         (cut_config, "config.json is not the config"),
         (rename_field, "'hopp' is not one of ResUNetConfig; did you mean 'hop'?"),

@@ -148,6 +148,17 @@ def test_cut_weights_are_refused(tmp_path):
     shutil.copytree(tiny.checkpoint("cws-small"), checkpoint)
     largest = max(files(checkpoint / "weights"), key=lambda file: file.stat().st_size)
     os.truncate(largest, 100)
+    with pytest.raises(
+        CheckpointError, match=f"{largest.name} is damaged: it holds 100 of .* copy the checkpoint again"
+    ):
+        load(checkpoint)
+
+
+def test_weights_with_changed_bytes_are_refused(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny.checkpoint("cws-small"), checkpoint)
+    metadata = checkpoint / "weights/_METADATA"
+    metadata.write_bytes(b"?" * metadata.stat().st_size)
     with pytest.raises(CheckpointError, match="damaged or of another network"):
         load(checkpoint)
 

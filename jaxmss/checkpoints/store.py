@@ -31,10 +31,12 @@ def save(directory: Path, config: Any, variables: Variables) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        kind = {"kind": type(config).__name__, "config": to_json(config)}
-        (aside / _CONFIG).write_text(json.dumps(kind, indent=2) + "\n")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(aside / _WEIGHTS, variables)
+        files = sorted(file for file in (aside / _WEIGHTS).rglob("*") if file.is_file())
+        sizes = {str(file.relative_to(aside)): file.stat().st_size for file in files}
+        stored = {"kind": type(config).__name__, "config": to_json(config), "files": sizes}
+        (aside / _CONFIG).write_text(json.dumps(stored, indent=2) + "\n")
         aside.chmod(0o777 & ~_umask())
         os.replace(aside, directory)
     except OSError as error:
@@ -55,6 +57,7 @@ def restore(directory: Path) -> tuple[Any, Variables]:
     """Read the config and the variables of a checkpoint; raise `CheckpointError` if it is damaged."""
     directory = Path(directory).absolute()
     config = read_config(directory)
+    _check_sizes(directory)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), models.variable_shapes(config)
@@ -80,6 +83,15 @@ def read_config(directory: Path) -> Any:
         raise CheckpointError(f"{file}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is not the config of a network ({error!r})") from None
+
+
+def _check_sizes(directory: Path) -> None:
+    """Raise `CheckpointError` for a lost or cut file, which Orbax would tell by tracebacks of its threads."""
+    for name, size in json.loads((directory / _CONFIG).read_text()).get("files", {}).items():
+        file = directory / name
+        there = file.stat().st_size if file.is_file() else 0
+        if there != size:
+            raise CheckpointError(f"{file} is damaged: it holds {there} of {size} bytes; copy the checkpoint again")
 
 
 def _umask() -> int:
