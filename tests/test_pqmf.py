@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from golden_weights import GOLDEN, wave
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchsubband.pqmf import PQMF
 
 from jaxmss import pqmf
 from jaxmss.errors import InputError
@@ -21,6 +23,16 @@ def test_filter_bank_reproduces_the_published_one(subbands, prefix, t, tail_padd
     np.testing.assert_allclose(bands.reshape(analysis.shape), analysis, rtol=0, atol=1e-6)
     audio = pqmf.synthesize(bands, t, tail_padding)
     np.testing.assert_allclose(audio, golden[f"{prefix}synthesis_{subbands}"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("subbands", [2, 4, 8])
+def test_filter_bank_equals_torchsubband(subbands):
+    theirs, audio = PQMF(subbands, 64), wave(2, (3, 2, 4000))
+    bands = pqmf.analyze(audio, subbands, tail_padding=True)
+    expected = theirs.analysis(torch.from_numpy(audio))
+    np.testing.assert_allclose(bands.reshape(expected.shape), expected.numpy(), rtol=0, atol=1e-6)
+    back = pqmf.synthesize(bands, tail_padding=True)
+    np.testing.assert_allclose(back, theirs.synthesis(expected).numpy(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("subbands", "decibel"), [(2, 90), (4, 90), (8, 65)])
