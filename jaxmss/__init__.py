@@ -19,14 +19,19 @@ __version__ = "0.1.0"
 _HOMES = {"load": "jaxmss.loading", **dict.fromkeys(("Options", "Separator", "separate"), "jaxmss.separator")}
 
 
+_MODULES = ("chunking", "evaluation", "masking", "models", "pqmf", "stft")
+
+
 def __getattr__(name: str) -> Any:
     # JAX takes a second to start: it is imported when something that needs it is first asked for
-    if name not in _HOMES:
-        raise AttributeError(f"module 'jaxmss' has no attribute {name!r}")
     import importlib
 
+    if name in _MODULES:
+        return importlib.import_module(f"jaxmss.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxmss' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_MODULES])

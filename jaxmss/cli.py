@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     try:
-        status = app.cli(args=arguments, prog="jaxmss", description=__import__("jaxmss").__doc__)
+        status = app.cli(args=arguments, prog="jaxmss", description="Music source separation in JAX.")
         sys.stdout.flush()
         sys.exit(status)
     except InputError as error:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from jaxmss.errors import InputError, suggest
 
+LONGEST = 600.0  # seconds of a segment or its context; far more fits no machine's memory
+
 
 @dataclass(frozen=True)
 class MapConvention:
@@ -84,10 +86,9 @@ class ResUNetConfig:
     context: float = 1.5
 
     def __post_init__(self) -> None:
-        check(len(self.sources) > 0, "sources", self.sources, "name at least one stem")
-        check(len(set(self.sources)) == len(self.sources), "sources", self.sources, "name each stem once")
+        check_track_fields(self)
         check(self.subbands in (1, 2, 4, 8), "subbands", self.subbands, "choose 1, 2, 4 or 8")
-        for name in ("sample_rate", "channels", "hop", "blocks", "bottleneck_levels", "head_blocks"):
+        for name in ("hop", "blocks", "bottleneck_levels", "head_blocks"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
         check(bool(self.widths) and min(self.widths) >= 1, "widths", self.widths, "give a width for each level")
         check(set(self.last_pooling) <= {1, 2}, "last_pooling", self.last_pooling, "pool by 1 or 2")
@@ -95,8 +96,6 @@ class ResUNetConfig:
         fold = 2 ** (len(self.widths) - 1) * self.last_pooling[1]
         check(bins % fold == 0, "n_fft", self.n_fft, f"half of it must be a multiple of {fold}, for the pooling")
         check(self.hop <= bins, "hop", self.hop, f"it must be at most half of n_fft (={self.n_fft})")
-        check(self.segment > 0, "segment", self.segment, "it must be above 0 s")
-        check(self.context >= 0, "context", self.context, "it must not be negative")
 
     @property
     def frame_multiple(self) -> int:
@@ -134,11 +133,9 @@ class SpleeterConfig:
     context: float = 1.0
 
     def __post_init__(self) -> None:
-        check(len(self.sources) > 0, "sources", self.sources, "name at least one stem")
-        check(len(set(self.sources)) == len(self.sources), "sources", self.sources, "name each stem once")
+        check_track_fields(self)
         check(bool(self.widths) and min(self.widths) >= 1, "widths", self.widths, "give a width for each level")
-        for name in ("sample_rate", "channels", "hop"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        check(self.hop >= 1, "hop", self.hop, "it must be at least 1")
         fold = 2 ** len(self.widths)
         for name in ("bins", "frames_per_chunk"):
             value = getattr(self, name)
@@ -146,14 +143,28 @@ class SpleeterConfig:
         half = self.n_fft // 2
         check(self.n_fft % 2 == 0 and half >= self.bins, "n_fft", self.n_fft, f"it must be even, with {self.bins} bins")
         check(self.hop <= half, "hop", self.hop, f"it must be at most half of n_fft (={self.n_fft})")
-        check(self.segment > 0, "segment", self.segment, "it must be above 0 s")
-        check(self.context >= 0, "context", self.context, "it must not be negative")
+
+
+def check_track_fields(config: Any) -> None:
+    """Check what every kind of config holds: stems, rate, channels, segment and context.
+
+    A stem's name becomes a file's name, and a config may come from anywhere: no name may leave its folder.
+    """
+    for source in config.sources:
+        plain = bool(source) and not source.startswith(".") and not set(source) & {"/", "\\", "\0"}
+        check(plain, "sources", config.sources, "a stem's name must be that of a file: no '/', no '.' before it")
+    check(len(config.sources) > 0, "sources", config.sources, "name at least one stem")
+    check(len(set(config.sources)) == len(config.sources), "sources", config.sources, "name each stem once")
+    check(1 <= config.sample_rate <= 1_000_000, "sample_rate", config.sample_rate, "it must be 1 to 1,000,000 Hz")
+    check(1 <= config.channels <= 64, "channels", config.channels, "it must be 1 to 64")
+    check(0 < config.segment <= LONGEST, "segment", config.segment, f"it must be above 0 s and at most {LONGEST:.0f} s")
+    check(0 <= config.context <= LONGEST, "context", config.context, f"it must be 0 to {LONGEST:.0f} s")
 
 
 def check(condition: bool, field: str, value: object, remedy: str) -> None:
     """Raise `InputError` that quotes the field and its value unless `condition` holds."""
     if not condition:
-        raise InputError(f"Config field {field!r} (={value!r}) cannot be used: {remedy}")
+        raise InputError(f"{field!r} (={value!r}) cannot be used: {remedy}")
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -61,11 +61,12 @@ def tell(reports: Iterable[Report], output: Path) -> int:
             failed.append(f"{named}{report.error}")
             continue
         done += 1
-        if report.kept:
+        if not report.written:
             print(f"{report.path}: kept, its stems exist already (--overwrite replaces them)")
             continue
         speed = report.seconds / report.elapsed
-        line = f"{report.path}: {report.seconds:.1f} s in {report.elapsed:.1f} s, {speed:.1f} x real time"
+        beside = f" (kept: {', '.join(report.kept)})" if report.kept else ""
+        line = f"{report.path}{beside}: {report.seconds:.1f} s in {report.elapsed:.1f} s, {speed:.1f} x real time"
         if report.clipped:
             counts = ", ".join(f"{count} in {stem}" for stem, count in report.clipped.items())
             line += f"; samples beyond full scale: {counts}"

@@ -31,7 +31,8 @@ class Report:
     Attributes:
       path: the input.
       error: why it could not be separated, or None.
-      kept: whether all of its stems existed and were kept.
+      kept: stems that existed and were kept.
+      written: stems that were written.
       seconds: of audio separated.
       elapsed: seconds it took.
       clipped: by stem, samples that lay beyond full scale.
@@ -40,7 +41,8 @@ class Report:
 
     path: Path
     error: str | None = None
-    kept: bool = False
+    kept: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
     seconds: float = 0.0
     elapsed: float = 0.0
     clipped: Mapping[str, int] | None = None
@@ -101,9 +103,15 @@ def separate_files(
             if path.resolve() in (target.resolve() for target in targets.values()):
                 raise AudioError(f"{str(path)!r} would be replaced by its own stem; choose another output")
             wanted = {stem: file for stem, file in targets.items() if output.overwrite or not file.exists()}
+            kept = tuple(stem for stem in targets if stem not in wanted)
             if not wanted:
-                yield Report(path, kept=True)
+                yield Report(path, kept=kept)
                 continue
+            if residual and kept:
+                raise AudioError(
+                    f"{str(path)!r}: its stem {kept[0]} exists already, and a new {next(iter(wanted))} need not sum "
+                    "with it to the mixture; use --overwrite or another output"
+                )
             with open_audio(path) as reader:
                 bar = progress(reader, path.name) if progress else None
                 try:
@@ -112,7 +120,8 @@ def separate_files(
                     if bar is not None:
                         bar.close()
             clipped = {stem: report.clipped for stem, report in written.reports.items() if report.clipped}
-            yield Report(path, None, False, seconds, time.perf_counter() - start, clipped, written.gain)
+            elapsed = time.perf_counter() - start
+            yield Report(path, None, kept, tuple(wanted), seconds, elapsed, clipped, written.gain)
         except InputError as error:
             yield Report(path, error=str(error))
         except OSError as error:
@@ -146,7 +155,10 @@ def find_tracks(inputs: Iterable[Path], output: Path) -> tuple[dict[Path, Path],
                     raise AudioError(f"{str(given)!r} holds no audio files but those in the output")
             for path in found:
                 relative = path.relative_to(given) if given.is_dir() else Path(path.name)
-                files = named.setdefault(relative.with_suffix(""), [])
+                folder = relative.with_suffix("")
+                if folder.name in ("", ".", ".."):  # of a file named "..wav": no name of a folder
+                    folder = relative
+                files = named.setdefault(folder, [])
                 if path.resolve() not in [other.resolve() for other, _ in files]:
                     files.append((path, relative))
         except AudioError as error:

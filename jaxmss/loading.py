@@ -27,6 +27,8 @@ def load(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separ
     Raises `InputError` for an unknown name, `DownloadError` if weights cannot be fetched, `CheckpointError` if they
     cannot be used.
     """
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise InputError(f"The dtype {dtype!r} cannot be used; choose float32 or bfloat16")
     directory = Path(name_or_directory)
     names = (*PUBLISHED, SPLEETER)
     published = str(name_or_directory) in names

@@ -14,12 +14,11 @@ import numpy as np
 
 from jaxmss import models
 from jaxmss.chunking import Block, Chunking, Segment, Stems, cut, join
-from jaxmss.config import check
+from jaxmss.config import LONGEST, check
 from jaxmss.errors import AudioError, InputError, suggest
 from jaxmss.prefetch import prefetch
 from jaxmss.typing import Array, DTypeLike, Float, Int, Variables
 
-LONGEST = 600.0  # seconds of a segment or its context; far more fits no machine's memory
 MOST = 1024  # shifts, or windows in a batch
 
 
@@ -95,21 +94,24 @@ class Separator:
         self,
         mixture: Float[Array, "b c t"],
         sources: Iterable[str] | None = None,
-        lengths: Int[Array, " b"] | None = None,
+        lengths: Any = None,
     ) -> Float[Array, "b j c t"]:
         """Estimate `sources` (default: all) of `mixture` at the model's rate.
 
-        With `lengths`, example `b` ends after ``lengths[b]`` samples. Each new shape is compiled once. Raises
-        `InputError` for a mixture of another shape or an unknown source.
+        With `lengths`, one whole number for each example, example `b` ends after ``lengths[b]`` samples. Each new shape
+        is compiled once. Raises `InputError` for a mixture or lengths of another shape, or an unknown source.
         """
         mixture = jnp.asarray(mixture, jnp.float32)
-        if mixture.ndim != 3 or mixture.shape[1] != self.channels:
+        if mixture.ndim != 3 or mixture.shape[1] != self.channels or not len(mixture):
             raise InputError(f"The mixture has shape {mixture.shape}; it must be (batch, {self.channels}, samples)")
+        if lengths is not None:
+            lengths = _checked_lengths(lengths, *mixture.shape[::2])
         return self._apply(self.variables, mixture, lengths, sources=self.chosen(sources))
 
     def chosen(self, sources: Iterable[str] | None) -> tuple[str, ...]:
         """Return `sources` as a tuple, all of the model's for None; raise `InputError` for an unknown one
         or one named twice."""
+        sources = (sources,) if isinstance(sources, str) else sources
         chosen = self.sources if sources is None else tuple(sources)
         for source in chosen:
             if source not in self.sources:
@@ -124,6 +126,14 @@ class Separator:
         context = self.config.context if options.context is None else options.context
         segment = round(seconds * self.sample_rate)
         return Chunking(segment, round(context * self.sample_rate), int(segment * options.overlap))
+
+
+def _checked_lengths(lengths: Any, examples: int, samples: int) -> Int[Array, " b"]:
+    counts = np.asarray(lengths)
+    whole = counts.shape == (examples,) and np.issubdtype(counts.dtype, np.integer)
+    if not whole or counts.min() < 0 or counts.max() > samples:
+        raise InputError(f"The lengths {lengths} cannot be used: give {examples} whole numbers from 0 to {samples}")
+    return jnp.asarray(counts, jnp.int32)
 
 
 def separate(

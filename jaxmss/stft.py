@@ -10,6 +10,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmss.errors import InputError
 from jaxmss.typing import Array, Complex, Float, Int
 
 Lengths = Int[Array, "*#b"]
@@ -47,7 +48,12 @@ def istft(
     audio = _overlap_add(pieces, hop) / jnp.maximum(_overlap_add(weights, hop), 1e-11)
     audio = audio[..., n_fft // 2 :][..., :length]
     audio = jnp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, length - audio.shape[-1])])
-    return audio if lengths is None else audio * frame_mask(lengths, length)
+    return audio if lengths is None else cut_off(audio, lengths)
+
+
+def cut_off(audio: Float[Array, "*b t"], lengths: Lengths) -> Float[Array, "*b t"]:
+    """Replace by zeros, whatever they are, the samples after the first ``lengths`` of each signal."""
+    return jnp.where(jnp.arange(audio.shape[-1]) < lengths[..., None], audio, 0)
 
 
 def hann(n_fft: int) -> Float[np.ndarray, " n_fft"]:
@@ -63,9 +69,11 @@ def frame_mask(counts: Int[Array, "*b"], frames: int) -> Float[Array, "*b n"]:
 def _pad(audio: Float[Array, "*b t"], margin: int, lengths: Lengths | None, mode: str) -> Float[Array, "*b u"]:
     sides = [(0, 0)] * (audio.ndim - 1) + [(margin, margin)]
     if lengths is not None:
-        audio = audio * frame_mask(lengths, audio.shape[-1])
+        audio = cut_off(audio, lengths)
     if mode == "constant":
         return jnp.pad(audio, sides)
+    if mode != "reflect":
+        raise InputError(f"The padding {mode!r} cannot be used; choose reflect or constant")
     if lengths is None:
         return jnp.pad(audio, sides, mode="reflect")
     # mirror at sample 0 and at the last existing one, as often as needed, then stop: a triangle wave of positions

@@ -53,7 +53,7 @@ def names(folder: Path) -> list[str]:
 
 def save(path: Path, waveform: np.ndarray, rate: int = 44100, subtype: str = "FLOAT") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, waveform.T, rate, subtype=subtype)
+    soundfile.write(path, waveform.T, rate, subtype=subtype, format="WAV" if path.suffix == ".wav" else None)
     return path
 
 
@@ -197,18 +197,6 @@ def test_existing_stems_are_kept_and_missing_ones_made(joint, tmp_path):
     assert run_one(joint, path, tmp_path, clipping="clamp").kept
     assert not run_one(joint, path, tmp_path, clipping="clamp", overwrite=True).kept
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
-
-
-def test_a_missing_rest_is_made_beside_its_stem(joint, tmp_path):
-    mixture = music(0.3)
-    path = save(tmp_path / "music.wav", mixture)
-    choice = {"sources": ("drums",), "residual": "no_drums", "format": "wav32f", "clipping": "none"}
-    run_one(joint, path, tmp_path, **choice)
-    rest = tmp_path / "music/no_drums.wav"
-    whole = rest.read_bytes()
-    rest.unlink()
-    run_one(joint, path, tmp_path, **choice)
-    assert rest.read_bytes() == whole
 
 
 # folders and names
@@ -379,3 +367,26 @@ def test_windows_that_no_memory_holds_are_refused(vocals, tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, limits)
     assert "does not hold 1024 windows of 600.5 s at once; choose a smaller" in report.error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stem_and_the_rest_are_never_of_two_runs(vocals, tmp_path):
+    path = save(tmp_path / "music.wav", music(0.3))
+    run_one(vocals, path, tmp_path)
+    before = (tmp_path / "music" / "vocals.wav").read_bytes()
+    [report] = run(vocals, [path], tmp_path, residual="no_vocals")
+    assert "its stem vocals exists already" in report.error
+    assert names(tmp_path / "music") == ["vocals.wav"]
+    assert (tmp_path / "music" / "vocals.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["..wav", "...wav"])
+def test_no_file_name_leads_out_of_the_output(vocals, tmp_path, name):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    path = (
+        save(inside / name, music(0.1)) if name != "..wav" else save(inside / "x.wav", music(0.1)).rename(inside / name)
+    )
+    output = tmp_path / "a" / "out"
+    [report] = run(vocals, [path], output)
+    assert report.error is None
+    assert [file.relative_to(output).as_posix() for file in tmp_path.glob("a/**/vocals.wav")] == [f"{name}/vocals.wav"]

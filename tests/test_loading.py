@@ -170,3 +170,13 @@ def test_a_place_for_compiled_programs_that_was_given_is_left(tmp_path):
         environment = {**os.environ, "JAXMSS_CACHE": "", **given} if given else dict(os.environ)
         told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
         assert told.stdout.strip().endswith(str(kept))
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(InputError, match="choose float32 or bfloat16"):
+        loading.load("spleeter-2stems", dtype="float16")
+
+
+def test_the_parts_are_at_hand_after_importing_the_package():
+    program = "import jaxmss; print(jaxmss.pqmf.analyze, jaxmss.stft.istft, jaxmss.masking.apply_maps)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -194,3 +194,25 @@ def test_a_segment_of_no_sample_is_refused(vocals):
 def test_windows_cannot_move_without_context():
     with pytest.raises(InputError, match="within a context"):
         Options(context=0.0, shifts=2)
+
+
+@pytest.mark.parametrize("lengths", [[400, 2001], [-1, 5], [2000], [[2000], [2000]], [0.5, 2.0], 2000])
+def test_lengths_that_do_not_fit_the_batch_are_refused(vocals, lengths):
+    with pytest.raises(InputError, match="give 2 whole numbers from 0 to 2000"):
+        vocals(wave(1, (2, 2, 2000)), lengths=lengths)
+
+
+def test_lengths_may_be_a_list(vocals):
+    mixture = wave(1, (2, 2, 2000))
+    both = vocals(mixture, lengths=[2000, 700])
+    alone = vocals(mixture[1:, :, :700])
+    np.testing.assert_allclose(both[1, ..., :700], alone[0], atol=1e-5)
+
+
+def test_an_empty_batch_is_refused(vocals):
+    with pytest.raises(InputError, match="it must be"):
+        vocals(np.zeros((0, 2, 100), np.float32))
+
+
+def test_one_source_may_be_a_plain_name(joint):
+    assert joint(wave(1, (1, 2, 500)), sources="drums").shape == (1, 1, 2, 500)

@@ -8,6 +8,7 @@ from golden_weights import GOLDEN, wave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxmss.errors import InputError
 from jaxmss.stft import istft, stft
 
 SETTINGS = [(512, 110), (2048, 441)]
@@ -63,7 +64,7 @@ def test_round_trip_restores_every_sample(t, leading, mode):
 @given(length=st.integers(1, 1500), extra=st.integers(0, 700), mode=st.sampled_from(["reflect", "constant"]))
 def test_a_length_makes_what_follows_it_absent(length, extra, mode):
     audio = wave(length, (2, length))
-    longer = np.concatenate([audio, np.full((2, extra), 9, np.float32)], axis=1)
+    longer = np.concatenate([audio, np.full((2, extra), np.nan, np.float32)], axis=1)
     lengths = jnp.array([length, length])
     alone = stft(audio, 512, 110, pad_mode=mode)
     spectra = stft(longer, 512, 110, lengths=lengths, pad_mode=mode)
@@ -86,3 +87,8 @@ def test_gradient_of_the_round_trip_is_that_of_the_identity():
     audio, direction = wave(1, (1, 700)), wave(2, (1, 700))
     through = lambda x: jnp.sum(istft(stft(x, 512, 110), 512, 110, 700) * direction)  # noqa: E731
     np.testing.assert_allclose(jax.grad(through)(audio), direction, atol=1e-5)
+
+
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(InputError, match="'refelct' cannot be used; choose reflect or constant"):
+        stft(wave(1, (1, 700)), 512, 110, pad_mode="refelct")

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import quote
 
-from jaxmss.errors import InputError, suggest
-
 _CWS_PAPER = "Liu, Kong, Liu: CWS-PResUNet: Music Source Separation with Channel-wise Subband Phase-aware ResUNet, 2021"
 _BYTESEP_PAPER = (
     "Kong, Cao, Liu, Choi, Wang: Decoupling Magnitude and Phase Estimation with Deep ResUNet for Music Source "
@@ -111,14 +109,3 @@ _ALL = (
 # fmt: on
 
 PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType({weights.name: weights for weights in _ALL})
-
-
-def find_published(name: str) -> PublishedWeights:
-    """Return the published weights called `name`.
-
-    Raises:
-      InputError: for a name that is not among them.
-    """
-    if name not in PUBLISHED:
-        raise InputError(f"unknown published weights {name!r}{suggest(name, PUBLISHED)}")
-    return PUBLISHED[name]

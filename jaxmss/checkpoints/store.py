@@ -65,7 +65,7 @@ def restore(directory: Path) -> tuple[Any, Variables]:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return config, checkpointer.restore(directory / _WEIGHTS, target)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
         told = " ".join(str(error).split())[:200]
         raise CheckpointError(f"The weights in {directory} are damaged or of another network: {told}") from error
 

@@ -12,7 +12,7 @@ from jaxmss import pqmf
 from jaxmss.config import ResUNetConfig
 from jaxmss.masking import apply_maps, magnitude_and_phase
 from jaxmss.models.resunet import ResUNet
-from jaxmss.stft import frame_mask, istft, stft
+from jaxmss.stft import cut_off, frame_mask, istft, stft
 from jaxmss.typing import Array, DTypeLike, Float, Int
 
 
@@ -46,7 +46,7 @@ class CWSPResUNet(nn.Module):
         sources = config.sources if sources is None else sources
         length = mixture.shape[-1]
         if lengths is not None:
-            mixture = mixture * frame_mask(lengths, length)[:, None]
+            mixture = cut_off(mixture, lengths[:, None])
         tail = pqmf.TAPS if config.tail_padding else 0
         band_length = (length + tail) // config.subbands
         band_lengths = None if lengths is None else ((lengths + tail) // config.subbands)[:, None, None]
@@ -71,4 +71,4 @@ class CWSPResUNet(nn.Module):
             band_lengths = band_lengths[:, None]
         bands = istft(estimates, config.n_fft, config.hop, band_length, lengths=band_lengths)
         audio = pqmf.synthesize(bands, length, config.tail_padding)
-        return audio if lengths is None else audio * frame_mask(lengths, length)[:, None, None]
+        return audio if lengths is None else cut_off(audio, lengths[:, None, None])

@@ -131,9 +131,20 @@ def test_a_failed_save_leaves_nothing(tmp_path):
         (lambda folder: edit(folder, widths="wide"), "'widths'"),
         (lambda folder: edit(folder, subbands=3), "subbands' (=3)"),
         (lambda folder: edit(folder, widths=[32, 64, 64, 64, 64, 32]), "damaged or of another network"),
+        (lambda folder: forget_sizes_and_truncate(folder), "damaged or of another network"),
         (lambda folder: truncate(folder / "weights"), "copy the checkpoint again"),
     ],
-    ids=["no-config", "broken-json", "unknown-kind", "typo", "wrong-type", "wrong-value", "other-widths", "no-weights"],
+    ids=[
+        "no-config",
+        "broken-json",
+        "unknown-kind",
+        "typo",
+        "wrong-type",
+        "wrong-value",
+        "other-widths",
+        "cut-unsized",
+        "no-weights",
+    ],
 )
 def test_damaged_checkpoints_are_told_in_one_line(tmp_path, damage, told):
     folder = tmp_path / "ours"
@@ -156,3 +167,10 @@ def truncate(weights) -> None:
     for path in weights.rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def forget_sizes_and_truncate(folder) -> None:
+    stored = json.loads((folder / "config.json").read_text())
+    del stored["files"]
+    (folder / "config.json").write_text(json.dumps(stored))
+    truncate(folder / "weights")

@@ -18,8 +18,8 @@ import pytest
 
 from jaxmss.checkpoints import download
 from jaxmss.checkpoints.download import cache_directory, fetch
-from jaxmss.checkpoints.published import PUBLISHED, find_published
-from jaxmss.errors import DownloadError, InputError
+from jaxmss.checkpoints.published import PUBLISHED
+from jaxmss.errors import DownloadError
 
 CONTENTS = bytes(range(256)) * 12_000  # 3 MB: a few chunks
 MD5 = hashlib.md5(CONTENTS).hexdigest()
@@ -363,7 +363,7 @@ def test_cache_directory(monkeypatch, variables, expected):
 
 
 def test_published_addresses_are_plain_urls():
-    assert find_published("cws-vocals").url == (
+    assert PUBLISHED["cws-vocals"].url == (
         "https://zenodo.org/record/5175846/files/epoch%3D49-val_loss%3D0.0902_trimed.ckpt?download=1"
     )
     assert len({weights.url for weights in PUBLISHED.values()}) == len(PUBLISHED) == 8
@@ -371,8 +371,3 @@ def test_published_addresses_are_plain_urls():
         assert name == weights.name
         assert name.startswith(weights.architecture)
         assert set(weights.scores) <= set(weights.sources)
-
-
-def test_an_unknown_published_name_gets_a_suggestion():
-    with pytest.raises(InputError, match="did you mean 'mobilenet-subband-vocals'"):
-        find_published("mobilnet-subband-vocals")

@@ -41,7 +41,7 @@ def test_examples_of_a_ragged_batch_are_separated_as_if_alone(arch):
     network = compiled(config)
     lengths = [40_001, 12_345, 999]
     alone = [wave(length, (1, 2, length)) for length in lengths]
-    batch = np.full((3, 2, 40_001), 0.3, np.float32)  # what follows an example must not matter
+    batch = np.full((3, 2, 40_001), np.nan, np.float32)  # what follows an example must not matter
     for row, audio in zip(batch, alone, strict=True):
         row[:, : audio.shape[-1]] = audio[0]
     together = network(variables, batch, jnp.array(lengths))
@@ -129,6 +129,12 @@ def test_depth_does_not_lengthen_the_program():
         ({"sources": ("a", "a")}, "each stem once"),
         ({"hop": 0}, "hop' (=0)"),
         ({"segment": 0.0}, "segment' (=0.0)"),
+        ({"segment": 1e9}, "at most 600 s"),
+        ({"sample_rate": 10**11}, "sample_rate' (=100000000000)"),
+        ({"sources": ("../evil",)}, "name must be that of a file"),
+        ({"sources": ("",)}, "name must be that of a file"),
+        ({"sources": ("..",)}, "name must be that of a file"),
+        ({"sources": ("a\\b",)}, "name must be that of a file"),
     ],
 )
 def test_impossible_configs_are_refused_with_the_value(fields, told):

@@ -58,7 +58,7 @@ def test_forward_equals_the_twin(arch, batch, channels, samples, fields):
 
 @pytest.mark.parametrize(
     ("arch", "batch", "channels", "samples", "fields", "train"),
-    [*((*case, True) for case in CASES[::2]), *((*case, False) for case in CASES[3::4])],
+    [*((*CASES[i], True) for i in (0, 3, 4, 6, 7, 8)), *((*CASES[i], False) for i in (3, 7))],
 )
 def test_gradients_and_statistics_equal_the_twin(arch, batch, channels, samples, fields, train):
     twin, config, variables = pair(arch, channels, fields)
