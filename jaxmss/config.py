@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -187,6 +188,8 @@ def _converted(hint: Any, name: str, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type, hint), value)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:  # X | None is the only one used
+        return None if value is None else _converted(arguments[0], name, value)
     if origin is tuple and isinstance(value, list):
         return tuple(_converted(arguments[0], name, item) for item in value)
     if origin is typing.Literal:

@@ -1,0 +1,1 @@
+"""Training: losses, optimizer, one sharded step, and the loop around it."""
