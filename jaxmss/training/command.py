@@ -1,0 +1,95 @@
+"""The command line of ``train.py``: a config file, and overrides of its fields. Help starts no JAX."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxmss.errors import InputError, suggest
+from jaxmss.training.config import Config
+
+CONFIGS = Path("configs")  # beside the script
+
+_USAGE = """usage: train.py CONFIG [--run DIR] [--FIELD VALUE ...]
+
+Train a separator. A run that was cut short goes on where it stopped when it is started again.
+
+{configs}
+
+train.py CONFIG --help lists the fields. A config is any Python file with get_config() -> Config.
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a separator. A run that was cut short goes on where it stopped when it is started again.
+
+    Attributes:
+      config: the config, with overrides.
+      run: folder of the run (default: runs/ and the config's name).
+    """
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    run: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit with 2 for a mistake in the input, 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_USAGE.format(configs=_listing(Path(sys.argv[0]).parent / CONFIGS)), end="")
+            sys.exit(0 if arguments else 2)
+        parsed = parse(Path(arguments[0]), arguments[1:])
+
+        from jaxmss.training.loop import train
+
+        train(parsed.config, parsed.run)
+    except InputError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("train.py: interrupted; start it again to go on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(file: Path, overrides: list[str]) -> Arguments:
+    """Return the config of a file with overrides such as ``--optim.lr 5e-4``.
+
+    Raises `InputError` for a file that is not there or gives no `Config`; exits with 2 for an unknown field, which
+    tyro answers with a suggestion.
+    """
+    default = Arguments(config_of(file), Path("runs") / file.stem)
+    return tyro.cli(Arguments, default=default, args=overrides, prog=f"train.py {file}")
+
+
+def config_of(file: Path) -> Config:
+    """Return what `get_config()` of a Python file returns. The file is run: it is the user's own program."""
+    if not file.is_file():
+        known = [str(path) for path in sorted(file.parent.glob("*.py")) or sorted(CONFIGS.glob("*.py"))]
+        raise InputError(f"There is no config {str(file)!r}{suggest(str(file), known) if known else ''}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{str(file)!r} is no Python file; name a config such as {CONFIGS / 'cws_vocals.py'}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    get_config = getattr(module, "get_config", None)
+    config = get_config() if callable(get_config) else None
+    if not isinstance(config, Config):
+        raise InputError(f"{str(file)!r} has no function get_config() that returns a Config")
+    return config
+
+
+def _listing(directory: Path) -> str:
+    """Return a line for each config of a directory, without running any."""
+    lines = []
+    for file in sorted(directory.glob("*.py")):
+        told = ast.get_docstring(ast.parse(file.read_text())) or ""
+        lines.append(f"  {CONFIGS / file.name!s:<34} {told.splitlines()[0] if told else ''}")
+    return "\n".join(["Configs:", *lines])
