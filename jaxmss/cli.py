@@ -107,6 +107,23 @@ def models() -> int:
 
 
 @app.command
+def compare(
+    first: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")],
+    second: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")],
+) -> int:
+    """Compare two evaluations: how much better B is than A on the tracks of both, and what is significant.
+
+    Args:
+        first: output folder of eval.py, or the results.json in it.
+        second: another.
+    """
+    from jaxmss.evaluation.compare import compare
+
+    print(compare(first, second))
+    return 0
+
+
+@app.command
 def demo(output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("jaxmss-demo")) -> int:
     """Separate a real recording with real weights; print scores and write a page to listen to.
 

@@ -74,7 +74,7 @@ def evaluate(
     names = [part.strip() for part in tracks.split(",")] if tracks is not None else None
 
     from jaxmss.data.tracks import demo_tracks, find_tracks, select
-    from jaxmss.evaluation.compare import evaluate_all
+    from jaxmss.evaluation.evaluate import evaluate_all
     from jaxmss.evaluation.scoring import Job
     from jaxmss.evaluation.separation import model_system
     from jaxmss.evaluation.systems import folder_system

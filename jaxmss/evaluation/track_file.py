@@ -91,11 +91,14 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON file. Raises `InputError` if it is none."""
+    """Read a JSON file that holds an object. Raises `InputError` if it is none."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); remove it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{str(path)!r} holds no JSON object; remove it")
+    return content
 
 
 def _decibels(score: float) -> float:

@@ -1,0 +1,69 @@
+"""Evaluate one system or several on the same tracks, and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jaxmss.data.tracks import Track
+from jaxmss.errors import InputError
+from jaxmss.evaluation.report import write_report
+from jaxmss.evaluation.results import shown, summarise, table, write_results
+from jaxmss.evaluation.run import evaluate
+from jaxmss.evaluation.scores import score_track
+from jaxmss.evaluation.scoring import Job
+from jaxmss.evaluation.systems import System
+
+
+def evaluate_all(
+    systems: Sequence[System], tracks: Sequence[Track], job: Job, workers: int, data: Mapping[str, Any]
+) -> int:
+    """Evaluate the systems in turn, print a table for each, and write the results; return 1 if a track failed, or 0.
+
+    One system writes to the job's output itself, several to folders of their names in it. `data` says in the results
+    where the tracks are. Raises `InputError` for systems of one name, and where the engine cannot start.
+    """
+    names = [system.name for system in systems]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two systems have one name ({', '.join(names)}); rename a directory")
+    _try(job.engine)
+    every = []
+    for system in systems:
+        own = job if len(systems) == 1 else replace(job, output=job.output / system.name)
+        outcome = evaluate(system, tracks, own, workers, lambda line: print(line, flush=True))
+        config = {
+            **system.identity,
+            "data": data,
+            "engine": job.engine,
+            "fit_length": job.fit_length,
+            "device": system.device,
+        }
+        results = summarise(system.name, outcome, config)
+        write_results(own.output, results)
+        write_report(own.output, results, outcome)
+        page = (own.output / "report.html").absolute().as_uri()
+        print(f"\n{table(results)}\nThe results are in {own.output}; to see and hear them, open {page}\n")
+        every.append(results)
+    if len(every) > 1:
+        print(_comparison(every))
+    return int(any(results["failed"] for results in every))
+
+
+def _try(engine: str) -> None:
+    """Raise `InputError` where an engine cannot start, before anything is separated."""
+    probe = {"probe": np.random.default_rng(0).normal(size=(1, 2000))}
+    score_track(probe, {"probe": 0.9 * probe["probe"]}, 2000, engine=engine)
+
+
+def _comparison(every: Sequence[Mapping[str, Any]]) -> str:
+    """Return the systems' median SDR side by side."""
+    stems = list(dict.fromkeys(stem for results in every for stem in results["stems"]))
+    width = max(len(results["system"]) for results in every) + 1
+    lines = [f"{'SDR':{width}}" + "".join(f"{stem:>15}" for stem in stems)]
+    for results in every:
+        medians = [results["stems"].get(stem, {}).get("measures", {}).get("SDR", {}).get("median") for stem in stems]
+        lines.append(f"{results['system']:{width}}" + "".join(f"{shown(median):>15}" for median in medians))
+    return "\n".join(lines)
