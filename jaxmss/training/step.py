@@ -1,0 +1,87 @@
+"""One step of training, on one screen: mix, separate, compare, descend. It says nothing of devices: see `sharding`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxmss import models
+from jaxmss.data.mixing import Batch, mix
+from jaxmss.training.config import Config
+from jaxmss.training.losses import loss
+from jaxmss.training.optimizer import learning_rate, optimizer
+from jaxmss.training.state import TrainState
+from jaxmss.typing import Array, PyTree
+
+Metrics = dict[str, Array]
+
+
+def train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return the pure function from a state and the global batch to the next state and its metrics, all scalars.
+
+    Metrics: ``loss``, ``learning_rate``, ``gradient_norm`` (before clipping), ``skipped`` (in a row up to now) and
+    ``skipped_total``. Where the loss or the gradients are not finite, nothing is learned from the batch: the state
+    stays as it was, but for the step and the two counts.
+    """
+    network = models.build(config.model, config.compute.dtype, config.compute.remat)
+    schedule, descent = learning_rate(config), optimizer(config)
+
+    def objective(params: PyTree, batch_stats: PyTree, batch: Batch, step: Array) -> tuple[Array, PyTree]:
+        mixture, targets = mix(batch, config.data.parts, config.model.sources)
+        variables = {"params": params, "batch_stats": batch_stats}
+        estimates, updated = network.apply(variables, mixture, train=True, mutable=["batch_stats"])
+        return loss(estimates, targets, config.loss, step), updated["batch_stats"]
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        value, gradients, batch_stats = _mean_over_parts(objective, config.compute.accumulate, state, batch)
+        norm, rate = optax.global_norm(gradients), schedule(state.step)
+        direction, opt_state = descent.update(gradients, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+        ema = _averaged(config.optim.ema, state, {"params": params, "batch_stats": batch_stats})
+
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        learned = (params, batch_stats, opt_state, ema)
+        before = (state.params, state.batch_stats, state.opt_state, state.ema)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learned, before)
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        skipped_total = jnp.where(finite, state.skipped_total, state.skipped_total + 1)
+        metrics = {"loss": value, "learning_rate": rate, "gradient_norm": norm}
+        metrics |= {"skipped": skipped, "skipped_total": skipped_total}
+        return TrainState(state.step + 1, *kept, skipped, skipped_total), metrics
+
+    return step
+
+
+def _mean_over_parts(objective: Callable, parts: int, state: TrainState, batch: Batch) -> tuple[Array, PyTree, PyTree]:
+    """Return loss, gradients and statistics of a batch that is cut into `parts`, seen one after another.
+
+    Losses and gradients are averaged, and the running statistics move on with each part. Every part holds every
+    `parts`-th example, so that each device cuts the examples that it has.
+    """
+    differentiated = jax.value_and_grad(objective, has_aux=True)
+    if parts == 1:
+        (value, batch_stats), gradients = differentiated(state.params, state.batch_stats, batch, state.step)
+        return value, gradients, batch_stats
+
+    def add(carried: tuple, part: Batch) -> tuple[tuple, None]:
+        value, gradients, batch_stats = carried
+        (more, batch_stats), ascent = differentiated(state.params, batch_stats, part, state.step)
+        return (value + more, jax.tree.map(jnp.add, gradients, ascent), batch_stats), None
+
+    cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (value, gradients, batch_stats), _ = lax.scan(add, (jnp.float32(0), zeros, state.batch_stats), cut)
+    return value / parts, jax.tree.map(lambda gradient: gradient / parts, gradients), batch_stats
+
+
+def _averaged(decay: float, state: TrainState, variables: PyTree) -> PyTree:
+    """Move the exponential moving average towards `variables`; it forgets the first steps sooner than the later ones."""
+    if state.ema is None:
+        return None
+    updates = state.step - state.skipped_total
+    share = 1 - jnp.minimum(decay, (1 + updates) / (10 + updates))
+    return jax.tree.map(lambda mean, new: mean + share * (new - mean), state.ema, variables)
