@@ -1,0 +1,234 @@
+"""Validation: separate whole tracks with the weights of the moment, and score them as museval does.
+
+    validator = Validator(config, tracks)  # reads every track once: a bad one is told before training starts
+    result = validator({"params": state.params, "batch_stats": state.batch_stats})
+    result.mean, result.sdr["vocals"], validator.mixture.sdr["vocals"]
+
+Every process makes a validator and calls it at the same steps. Process i of n takes the tracks i, i + n, ..., one at a
+time, and separates on its own devices, as many windows at once as it has of them, with one program that is compiled
+once. Every process gets the scores of all tracks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxmss.audio.resampling import resample
+from jaxmss.data.tracks import MIXTURE, Track
+from jaxmss.errors import InputError
+from jaxmss.evaluation import SilentStemError, median_over_frames, score_track
+from jaxmss.separator import Options, Separator, separate
+from jaxmss.training.config import SUM, Config
+from jaxmss.typing import Float, Int, Variables
+
+EXCERPT = 10  # seconds
+_TOLD = 400  # bytes of why a track failed
+
+Waveform = Float[np.ndarray, "c t"]
+Stems = dict[str, Waveform]
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The `EXCERPT` seconds of a track in which its first source is loudest: the same in every validation.
+
+    Attributes:
+      track: its name.
+      rate: in Hz, of all waveforms (c, t).
+      mixture: what there was to separate.
+      references: what should have come out, by source.
+      estimates: what came out, by source.
+    """
+
+    track: str
+    rate: int
+    mixture: Waveform
+    references: Stems
+    estimates: Stems
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one validation found.
+
+    Attributes:
+      tracks: name -> source -> median SDR over the track's frames, in dB; `nan` where nothing could be scored.
+      failed: name -> why, of tracks that could not be read, separated or scored.
+      excerpts: of the first tracks of this process.
+      seconds: that it took.
+    """
+
+    tracks: Mapping[str, Mapping[str, float]]
+    failed: Mapping[str, str]
+    excerpts: tuple[Excerpt, ...]
+    seconds: float
+
+    @property
+    def sdr(self) -> dict[str, float]:
+        """Median SDR over the tracks that have one, by source, in dB; `nan` where none has."""
+        sources = next(iter(self.tracks.values()))
+        return {s: median_over_frames(np.array([track[s] for track in self.tracks.values()])) for s in sources}
+
+    @property
+    def mean(self) -> float:
+        """Mean over the sources of `sdr`: the figure by which checkpoints are compared."""
+        return float(np.mean(list(self.sdr.values())))
+
+
+class Validator:
+    """Scores weights on validation tracks.
+
+    Attributes:
+      mixture: what the mixtures themselves score as estimates of every source: the figures to improve on.
+      left_out: names of tracks that BSS Eval cannot score, for one of the sources is silent throughout.
+
+    Raises `InputError`, on every process, naming a track that cannot be read, and where none can be scored.
+    """
+
+    def __init__(self, config: Config, tracks: Sequence[Track]):
+        local = Mesh(np.array(jax.local_devices()), ("window",), axis_types=(AxisType.Auto,))
+        self._copied = NamedSharding(local, PartitionSpec())
+        self._model = _Model(config.model, {}, config.compute.dtype, NamedSharding(local, PartitionSpec("window")))
+        self._stems = _reference_stems(config)
+        self._excerpts = config.validation.excerpts
+
+        tracks = tracks[: config.validation.tracks]
+        mixture = self._over(tracks, lambda mixture, rate: dict.fromkeys(self._stems, mixture), excerpts=0)
+        for name, why in mixture.failed.items():
+            raise InputError(f"Validation track {name!r} cannot be used: {why}")
+        scored = {name: sdr for name, sdr in mixture.tracks.items() if not np.isnan(list(sdr.values())).any()}
+        if not scored:
+            raise InputError(
+                f"None of the {len(tracks)} validation tracks can be scored: each has a source that is silent "
+                "throughout; add tracks or set validation.every to 0"
+            )
+        self.mixture = Result(scored, {}, (), mixture.seconds)
+        self.left_out = tuple(name for name in mixture.tracks if name not in scored)
+        self._tracks = [track for track in tracks if track.name in scored]
+
+    def __call__(self, variables: Variables) -> Result:
+        """Score the variables of the network, wherever they lie on the devices of the run.
+
+        A track that fails does not stop the others, nor the run: the result tells of it.
+        """
+        model = self._model.with_variables(_on_each_device(variables, self._copied))
+
+        def estimate(mixture: Waveform, rate: int) -> Stems:
+            options = Options(batch_size=self._copied.num_devices)
+            separated = separate(model, resample(mixture, rate, model.sample_rate), options=options)
+            back = (resample(waveform, model.sample_rate, rate, mixture.shape[1]) for waveform in separated)
+            return dict(zip(model.sources, back, strict=True))
+
+        return self._over(self._tracks, estimate, self._excerpts)
+
+    def _over(self, tracks: Sequence[Track], estimate: Callable[[Waveform, int], Stems], excerpts: int) -> Result:
+        """Score this process's share of `tracks`, and gather the scores of all processes."""
+        start = time.perf_counter()
+        index, count = jax.process_index(), jax.process_count()
+        sdr = np.full((len(tracks), len(self._stems)), np.nan)
+        told = [""] * len(tracks)
+        kept: list[Excerpt] = []
+        for i in range(index, len(tracks), count):
+            try:
+                mixture, references, rate = self._read(tracks[i])
+                estimates = estimate(mixture, rate)
+                sdr[i] = _medians(references, estimates, rate)
+            except Exception as error:  # whatever it is, the other processes wait for this one's scores
+                told[i] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                continue
+            if len(kept) < excerpts:
+                kept.append(_excerpt(tracks[i].name, rate, mixture, references, estimates))
+        sdr, told = _gathered(sdr, told)
+        scores = {
+            track.name: dict(zip(self._stems, map(float, row), strict=True))
+            for track, row in zip(tracks, sdr, strict=True)
+        }
+        failed = {track.name: why for track, why in zip(tracks, told, strict=True) if why}
+        return Result(scores, failed, tuple(kept), time.perf_counter() - start)
+
+    def _read(self, track: Track) -> tuple[Waveform, Stems, int]:
+        """Return the mixture of a track, the reference of every source, and their rate."""
+        stems, rate = track.read(dict.fromkeys((MIXTURE, *(stem for stems in self._stems.values() for stem in stems))))
+        references = {source: reduce(np.add, [stems[stem] for stem in parts]) for source, parts in self._stems.items()}
+        return stems[MIXTURE], references, rate
+
+
+@dataclass(frozen=True)
+class _Model(Separator):
+    """A separator that spreads windows over devices, and whose program serves any weights."""
+
+    spread: Any = None
+
+    def with_variables(self, variables: Variables) -> Separator:
+        changed = _Model(self.config, variables, self.dtype, self.spread)
+        vars(changed)["_apply"] = self._apply  # where the cached property keeps it
+        return changed
+
+    def __call__(self, mixture: Any, sources: Any = None, lengths: Any = None) -> jax.Array:
+        return super().__call__(jax.device_put(mixture, self.spread), sources, lengths)
+
+
+def _reference_stems(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the stems that add up to each source in a whole track.
+
+    Those are all that its part is drawn from: of an accompaniment that is now the bass, now the drums, both.
+    """
+    choices = {part.name: part.choices for part in config.data.parts}
+    return {source: tuple(dict.fromkeys(SUM.join(choices[source]).split(SUM))) for source in config.model.sources}
+
+
+def _medians(references: Stems, estimates: Stems, rate: int) -> list[float]:
+    """Return the median SDR of each source; `nan` for all if one is silent throughout, as BSS Eval has it."""
+    try:
+        scores = score_track(references, estimates, rate, measures=("SDR",))
+    except SilentStemError:
+        return [float("nan")] * len(references)
+    return [median_over_frames(scores[source]["SDR"]) for source in references]
+
+
+def _excerpt(name: str, rate: int, mixture: Waveform, references: Stems, estimates: Stems) -> Excerpt:
+    energy = np.square(next(iter(references.values()))).sum(0, dtype=np.float64)
+    seconds = np.add.reduceat(energy, np.arange(0, len(energy), rate))
+    windows = np.convolve(seconds, np.ones(min(EXCERPT, len(seconds))), "valid")
+    first = int(windows.argmax()) * rate
+    part = np.s_[:, first : first + EXCERPT * rate]
+    cut = [{s: waveform[part].copy() for s, waveform in stems.items()} for stems in (references, estimates)]
+    return Excerpt(name, rate, mixture[part].copy(), *cut)
+
+
+def _gathered(sdr: Float[np.ndarray, "n j"], told: list[str]) -> tuple[Float[np.ndarray, "n j"], list[str]]:
+    """Return each track's row as the process has it that track n is of; JAX would round float64, so bytes travel."""
+    words = np.zeros((len(told), _TOLD), np.uint8)
+    for row, text in zip(words, told, strict=True):
+        data = text.encode()[:_TOLD]
+        row[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = np.concatenate([np.ascontiguousarray(sdr).view(np.uint8), words], axis=1)
+    if (count := jax.process_count()) > 1:
+        everyone: Int[np.ndarray, "p n bytes"] = np.asarray(multihost_utils.process_allgather(rows))
+        rows = everyone[np.arange(len(rows)) % count, np.arange(len(rows))]
+    numbers = np.ascontiguousarray(rows[:, :-_TOLD]).view(np.float64)
+    return numbers, [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows[:, -_TOLD:]]
+
+
+def _on_each_device(variables: Variables, copied: NamedSharding) -> Variables:
+    """Return `variables` whole on each of this process's devices; without a copy where they are already."""
+
+    def place(x: Any) -> jax.Array:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return jax.device_put(x, copied)
+        if not x.is_fully_replicated:
+            x = jax.device_put(x, NamedSharding(x.sharding.mesh, PartitionSpec()))
+        here = {shard.device: shard.data for shard in x.addressable_shards}
+        devices = copied.mesh.devices.flat
+        return jax.make_array_from_single_device_arrays(x.shape, copied, [here[device] for device in devices])
+
+    return jax.tree.map(place, variables)

@@ -1,0 +1,168 @@
+"""Validation: museval's medians over whole tracks, one program for all weights, the same from any number of devices."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+import tiny
+from golden_weights import wave
+
+from jaxmss.audio.resampling import resample
+from jaxmss.data.tracks import find_tracks
+from jaxmss.errors import InputError
+from jaxmss.evaluation import score_track
+from jaxmss.separator import Separator, separate
+from jaxmss.training.config import Config, Data, Part, Validation
+from jaxmss.training.validation import EXCERPT, Validator
+
+RATE = 44100
+STEMS = ("drums", "bass", "other", "vocals")
+BACKING = ("bass", "drums", "other", "bass+drums+other")
+
+
+def write_track(folder, seed, seconds=2.5, rate=RATE, silent=()):
+    """Write noise whose vocals come in late, as 16-bit files."""
+    folder.mkdir(parents=True)
+    samples = round(seconds * rate)
+    stems = {stem: 0.1 * wave(10 * seed + i, (2, samples)) for i, stem in enumerate(STEMS)}
+    stems["vocals"][:, : samples // 2] *= 0.1
+    for stem in silent:
+        stems[stem][:] = 0
+    for stem, waveform in {**stems, "mixture": sum(stems.values())}.items():
+        soundfile.write(folder / f"{stem}.wav", waveform.T, rate, subtype="PCM_16")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for seed in range(3):
+        write_track(root / "valid" / f"Song {seed}", seed)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model() -> Separator:
+    return tiny.model("cws-vocals")
+
+
+def config_of(model: Separator, **validation) -> Config:
+    parts = (Part("vocals", ("vocals",)), Part("accompaniment", BACKING))
+    return Config(model.config, Data(parts=parts), validation=Validation(**validation))
+
+
+@pytest.fixture(scope="module")
+def validator(root, model) -> Validator:
+    return Validator(config_of(model, excerpts=2), find_tracks(root, "valid"))
+
+
+def test_tracks_score_what_a_separation_of_theirs_scores(root, model, validator):
+    result = validator(model.variables)
+    for track in find_tracks(root, "valid"):
+        stems, rate = track.read(["mixture", "vocals"])
+        estimate = separate(model, stems["mixture"])[0]
+        frames = score_track({"vocals": stems["vocals"]}, {"vocals": estimate}, rate, ["SDR"])["vocals"]["SDR"]
+        assert len(frames) == 2
+        assert result.tracks[track.name]["vocals"] == pytest.approx(np.median(frames), abs=1e-5)
+    expected = np.median([track["vocals"] for track in result.tracks.values()])
+    assert result.sdr == {"vocals": expected}
+    assert result.mean == expected
+    assert not result.failed
+
+
+def test_the_mixture_is_scored_against_every_source(root, validator):
+    scores = []
+    for track in find_tracks(root, "valid"):
+        stems, _ = track.read(["mixture", "vocals"])
+        signal, error = (
+            np.square(x[:, : 2 * RATE].astype(float)).reshape(2, 2, RATE).sum((0, 2))
+            for x in (stems["vocals"], stems["mixture"] - stems["vocals"])
+        )
+        scores.append(np.median(10 * np.log10(signal / error)))
+    assert validator.mixture.mean == pytest.approx(np.median(scores), abs=1e-3)
+
+
+def test_other_weights_need_no_other_program(model, root):
+    validator = Validator(config_of(model), find_tracks(root, "valid"))
+    first = validator(model.variables)
+    louder = jax.tree.map(lambda x: 1.1 * x, model.variables)
+    second = validator(louder)
+    assert first.mean != second.mean
+    assert validator._model._apply._cache_size() == 1
+
+
+def test_excerpts_are_the_loudest_seconds_of_the_first_tracks_on_every_visit(tmp_path, model):
+    write_track(tmp_path / "valid" / "Long", 1, seconds=13)  # its vocals are louder from the 7th second on
+    write_track(tmp_path / "valid" / "Short", 2, seconds=1.5)
+    tracks = find_tracks(tmp_path, "valid")
+    validator = Validator(config_of(model, excerpts=1), tracks)
+    (excerpt,), (again,) = (validator(model.variables).excerpts for _ in range(2))
+    stems, rate = tracks[0].read(["mixture", "vocals"])
+    assert (excerpt.track, excerpt.rate) == ("Long", rate)
+    np.testing.assert_array_equal(excerpt.references["vocals"], stems["vocals"][:, 4 * rate : (4 + EXCERPT) * rate])
+    np.testing.assert_array_equal(excerpt.mixture, stems["mixture"][:, 4 * rate : (4 + EXCERPT) * rate])
+    np.testing.assert_array_equal(excerpt.estimates["vocals"], again.estimates["vocals"])
+    short = Validator(config_of(model, excerpts=2), tracks)(model.variables).excerpts[1]
+    assert short.mixture.shape == (2, round(1.5 * rate))
+
+
+def test_a_part_drawn_from_several_stems_is_their_sum(root):
+    model = tiny.model("cws-vocals")
+    config = replace(config_of(model), model=replace(model.config, sources=("accompaniment",)))
+    validator = Validator(config, find_tracks(root, "valid"))
+    _, references, _ = validator._read(find_tracks(root, "valid")[0])
+    stems, _ = find_tracks(root, "valid")[0].read(["bass", "drums", "other"])
+    np.testing.assert_allclose(references["accompaniment"], sum(stems.values()), rtol=0, atol=1e-7)
+
+
+def test_tracks_of_another_rate_are_scored_at_theirs(tmp_path, model):
+    write_track(tmp_path / "valid" / "Low", 3, rate=22050)
+    tracks = find_tracks(tmp_path, "valid")
+    result = Validator(config_of(model), tracks)(model.variables)
+    stems, rate = tracks[0].read(["mixture", "vocals"])
+    separated = separate(model, resample(stems["mixture"], rate, RATE))[0]
+    estimate = resample(separated, RATE, rate, stems["mixture"].shape[1])
+    frames = score_track({"vocals": stems["vocals"]}, {"vocals": estimate}, rate, ["SDR"])["vocals"]["SDR"]
+    assert result.mean == pytest.approx(np.median(frames), abs=1e-5)
+
+
+def test_a_track_whose_source_is_silent_is_left_out(root, tmp_path, model):
+    shutil.copytree(root / "valid", tmp_path / "valid")
+    write_track(tmp_path / "valid" / "Instrumental", 5, silent=["vocals"])
+    validator = Validator(config_of(model), find_tracks(tmp_path, "valid"))
+    assert validator.left_out == ("Instrumental",)
+    assert set(validator(model.variables).tracks) == {"Song 0", "Song 1", "Song 2"}
+    with pytest.raises(InputError, match="None of the 1 validation tracks can be scored"):
+        Validator(config_of(model, tracks=1), find_tracks(tmp_path, "valid"))
+
+
+def test_a_bad_track_is_named_before_training(root, tmp_path, model):
+    shutil.copytree(root / "valid", tmp_path / "valid")
+    (tmp_path / "valid" / "Song 1" / "vocals.wav").unlink()
+    with pytest.raises(InputError, match=r"Song 1.*lacks vocals\.wav"):
+        Validator(config_of(model), find_tracks(tmp_path, "valid"))
+
+
+def test_a_track_that_fails_later_is_told_and_the_others_count(root, tmp_path, model):
+    shutil.copytree(root / "valid", tmp_path / "valid")
+    validator = Validator(config_of(model, excerpts=3), find_tracks(tmp_path, "valid"))
+    whole = validator(model.variables)
+    (tmp_path / "valid" / "Song 1" / "mixture.wav").write_bytes(b"RIFF")
+    result = validator(model.variables)
+    assert list(result.failed) == ["Song 1"]
+    assert "mixture.wav" in result.failed["Song 1"]
+    assert np.isnan(result.tracks["Song 1"]["vocals"])
+    assert result.mean == pytest.approx(np.mean([whole.tracks[name]["vocals"] for name in ("Song 0", "Song 2")]))
+    assert [excerpt.track for excerpt in result.excerpts] == ["Song 0", "Song 2"]
+
+
+def test_weights_that_give_no_numbers_are_told_as_failures(validator, model):
+    broken = jax.tree.map(lambda x: np.nan * x, model.variables)
+    result = validator(broken)
+    assert len(result.failed) == 3
+    assert np.isnan(result.mean)
+    assert all("NaN" in why for why in result.failed.values())
