@@ -124,6 +124,21 @@ def compare(
 
 
 @app.command
+def evaluate_filters(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR|demo")], split: str = "test"
+) -> int:
+    """Score the filter banks of 2, 4 and 8 subbands alone: the SDR of audio that is split and merged again.
+
+    Args:
+        source: MUSDB18 or MUSDB18-HQ, whose vocals are taken, a folder of any audio files, or a song that is at hand.
+        split: folder of the vocals in MUSDB18.
+    """
+    from jaxmss.evaluation.filters import evaluate_filters
+
+    return evaluate_filters(source, split, print)
+
+
+@app.command
 def demo(output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("jaxmss-demo")) -> int:
     """Separate a real recording with real weights; print scores and write a page to listen to.
 

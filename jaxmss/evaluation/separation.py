@@ -11,27 +11,28 @@ from jaxmss.audio.resampling import resample
 from jaxmss.data.tracks import MIXTURE, Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.systems import SCORED, Estimates, System
-from jaxmss.loading import load
+from jaxmss.loading import load, resolve
 from jaxmss.separator import Options, Separator, separate
 
 
 def model_system(checkpoint: str, options: Options, dtype: str) -> System:
-    """Return the system of a published name or a checkpoint directory.
+    """Return the system of a published name, a checkpoint directory or a training run, as `jaxmss.load` takes them.
+
+    Its name and identity tell the checkpoints of a run apart.
 
     Raises `InputError` for a checkpoint that cannot be used, and for one with stems that no track has.
     """
-    model = load(checkpoint, dtype)
+    exact = resolve(checkpoint)  # once: a run may go on meanwhile
+    model = load(exact, dtype)
     unknown = [source for source in model.sources if source not in SCORED]
     if unknown:
         raise InputError(
             f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(SCORED)}"
         )
     model.chunking(options)  # refuses segments and contexts that do not fit together, before any work
-    directory = Path(checkpoint)
-    name, where = (directory.resolve().name, str(directory.resolve())) if directory.is_dir() else (checkpoint,) * 2
-    identity = {"checkpoint": where, "options": vars(options), "dtype": dtype}
+    identity = {"checkpoint": exact, "options": vars(options), "dtype": dtype}
     device = jax.devices()[0].device_kind
-    return System(name, identity, lambda track: _separate(model, options, track), device)
+    return System(Path(exact).name, identity, lambda track: _separate(model, options, track), device)
 
 
 def _separate(model: Separator, options: Options, track: Track) -> Estimates:
