@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmss.errors import InputError
+from jaxmss.fft import irfft, rfft
 from jaxmss.typing import Array, Complex, Float, Int
 
 Lengths = Int[Array, "*#b"]
@@ -29,7 +30,7 @@ def stft(
         return jnp.zeros((*audio.shape[:-1], 1, n_fft // 2 + 1), jnp.complex64)
     frames = audio.shape[-1] // hop + 1
     padded = _pad(audio, n_fft // 2, lengths, pad_mode)
-    spectra = jnp.fft.rfft(_frame(padded, frames, n_fft, hop) * hann(n_fft))
+    spectra = rfft(_frame(padded, frames, n_fft, hop) * hann(n_fft))
     return spectra if lengths is None else jnp.where(frame_mask(lengths // hop + 1, frames)[..., None], spectra, 0)
 
 
@@ -43,7 +44,7 @@ def istft(
     frames = spectra.shape[-2]
     window = hann(n_fft)
     existing = jnp.ones((frames,)) if lengths is None else frame_mask(lengths // hop + 1, frames)
-    pieces = jnp.fft.irfft(spectra, n_fft) * window * existing[..., None]
+    pieces = irfft(spectra, n_fft) * window * existing[..., None]
     weights = jnp.square(window) * existing[..., None]
     audio = _overlap_add(pieces, hop) / jnp.maximum(_overlap_add(weights, hop), 1e-11)
     audio = audio[..., n_fft // 2 :][..., :length]

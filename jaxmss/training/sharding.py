@@ -7,7 +7,6 @@ The step itself is written for one device: `jax.jit` divides it, and a mean over
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np

@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
 
 
 def initial_state(config: Config) -> TrainState:
-    """Return the state before the first step, drawn from `config.seed`. Pure: made for `jax.jit` and `jax.eval_shape`."""
+    """Return the state before the first step, drawn from `config.seed`. Call it under `jax.jit` or `eval_shape`."""
     second = jnp.zeros((1, config.model.channels, config.model.sample_rate))
     variables = models.build(config.model).init(jax.random.key(config.seed), second)
     params, batch_stats = variables["params"], variables["batch_stats"]

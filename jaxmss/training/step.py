@@ -42,16 +42,15 @@ def train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState
         direction, opt_state = descent.update(gradients, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         ema = _averaged(config.optim.ema, state, {"params": params, "batch_stats": batch_stats})
+        learned = state._replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
 
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        learned = (params, batch_stats, opt_state, ema)
-        before = (state.params, state.batch_stats, state.opt_state, state.ema)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learned, before)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), learned, state)
         skipped = jnp.where(finite, 0, state.skipped + 1)
-        skipped_total = jnp.where(finite, state.skipped_total, state.skipped_total + 1)
+        skipped_total = state.skipped_total + (1 - finite)
         metrics = {"loss": value, "learning_rate": rate, "gradient_norm": norm}
         metrics |= {"skipped": skipped, "skipped_total": skipped_total}
-        return TrainState(state.step + 1, *kept, skipped, skipped_total), metrics
+        return kept._replace(step=state.step + 1, skipped=skipped, skipped_total=skipped_total), metrics
 
     return step
 
@@ -79,7 +78,7 @@ def _mean_over_parts(objective: Callable, parts: int, state: TrainState, batch: 
 
 
 def _averaged(decay: float, state: TrainState, variables: PyTree) -> PyTree:
-    """Move the exponential moving average towards `variables`; it forgets the first steps sooner than the later ones."""
+    """Move the exponential moving average towards `variables`; early values are forgotten sooner than later ones."""
     if state.ema is None:
         return None
     updates = state.step - state.skipped_total
