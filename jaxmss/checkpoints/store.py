@@ -58,16 +58,21 @@ def restore(directory: Path) -> tuple[Any, Variables]:
     directory = Path(directory).absolute()
     config = read_config(directory)
     _check_sizes(directory)
+    return config, read_variables(directory / _WEIGHTS, config)
+
+
+def read_variables(folder: Path, config: Any) -> Variables:
+    """Read the variables of the network of `config` from what Orbax wrote; raise `CheckpointError` if they differ."""
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), models.variable_shapes(config)
     )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return config, checkpointer.restore(directory / _WEIGHTS, target)
+            return checkpointer.restore(folder.absolute(), target)
     except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
         told = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"The weights in {directory} are damaged or of another network: {told}") from error
+        raise CheckpointError(f"The weights in {folder} are damaged or of another network: {told}") from error
 
 
 def read_config(directory: Path) -> Any:

@@ -1,0 +1,147 @@
+"""The checkpoints of a training run, as they lie on disk: which there are, whether they are whole, and their weights.
+
+::
+
+    RUN/config.json                   the config of the run, and the versions it was made with
+    RUN/checkpoints/12000/weights/    parameters and statistics after 12,000 steps
+                         /ema/        their exponential moving average
+                         /progress/   the rest that training goes on from: the optimizer's moments, counters
+                         /metrics/    {"sdr": ...} where the step was validated
+                         /sums.json   length and CRC-32 of each file
+
+`jaxmss.training.checkpoints` writes them, by Orbax: under another name, renamed when all is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+from jaxmss.checkpoints import store
+from jaxmss.config import ResUNetConfig, from_json
+from jaxmss.errors import CheckpointError, InputError
+from jaxmss.typing import Variables
+
+CONFIG, CHECKPOINTS, SUMS = "config.json", "checkpoints", "sums.json"
+WEIGHTS, EMA, PROGRESS = "weights", "ema", "progress"
+BEST, LAST = "best", "last"
+
+
+def is_run(directory: Path) -> bool:
+    """Return whether the directory is that of a training run."""
+    return (directory / CHECKPOINTS).is_dir()
+
+
+def steps(directory: Path) -> list[int]:
+    """Return the steps after which a run has a checkpoint, the first one first."""
+    names = [path.name for path in (directory / CHECKPOINTS).iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+
+
+def score(metrics: Any) -> float:
+    """Return what checkpoints are ranked by, their validation SDR in dB; -inf where there is none."""
+    sdr = metrics.get("sdr") if isinstance(metrics, dict) else None
+    return float(sdr) if isinstance(sdr, int | float) and not math.isnan(sdr) else -math.inf
+
+
+def choose(directory: Path, which: str | None) -> int:
+    """Return the step of the checkpoint that is meant: "best" by validation, "last", or after so many steps.
+
+    None is the best, or the last where none was validated. Raises `InputError` if there is no such checkpoint.
+    """
+    found = steps(directory)
+    if not found:
+        raise CheckpointError(f"{directory} holds no checkpoint yet")
+    scores = {step: _score_of(directory, step) for step in found}
+    best = max(found, key=lambda step: (scores[step], step))  # of equals the last, as when checkpoints are deleted
+    if which == LAST or (which is None and scores[best] == -math.inf):
+        return found[-1]
+    if which in (None, BEST):
+        if scores[best] == -math.inf:
+            raise InputError(f"{directory} holds no validated checkpoint; choose {LAST} or one of {_listed(found)}")
+        return best
+    if not which.isdecimal() or int(which) not in found:
+        raise InputError(f"{directory} holds no checkpoint {which!r}; choose {BEST}, {LAST} or one of {_listed(found)}")
+    return int(which)
+
+
+def read_config(directory: Path) -> ResUNetConfig:
+    """Read the config of the network that a run trains; raise `CheckpointError` if it cannot be read."""
+    file = directory / CONFIG
+    try:
+        return from_json(ResUNetConfig, json.loads(file.read_text())["config"]["model"])
+    except InputError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is not the config of a run ({error!r})") from None
+
+
+def restore(directory: Path, step: int, raw: bool = False) -> tuple[ResUNetConfig, Variables]:
+    """Read a network's config and its variables, averaged if the run averages and unless the `raw` ones are wanted.
+
+    Raises `CheckpointError` for a checkpoint that is damaged.
+    """
+    config = read_config(directory)
+    checkpoint = directory / CHECKPOINTS / str(step)
+    item = EMA if not raw and (checkpoint / EMA).is_dir() else WEIGHTS
+    check(checkpoint, item)
+    return config, store.read_variables(checkpoint / item, config)
+
+
+def sums(checkpoint: Path) -> dict[str, dict[str, list[int]]]:
+    """Return the length in bytes and the CRC-32 of each file, by the item of the checkpoint and the path in it."""
+    items = sorted(path for path in checkpoint.iterdir() if path.is_dir())
+    return {
+        item.name: {name: [file.stat().st_size, _crc(file)] for name, file in _files(item).items()} for item in items
+    }
+
+
+def check(checkpoint: Path, item: str) -> None:
+    """Raise `CheckpointError` unless the files of an item are those that were written.
+
+    Orbax itself finds most damage, but tells of it by tracebacks of its threads, and finds no changed byte of an array.
+    """
+    try:
+        there = _files(checkpoint / item)
+        for name, size, crc in _noted(checkpoint, item):
+            length = there[name].stat().st_size if name in there else 0
+            if length != size:
+                raise CheckpointError(f"{checkpoint / item / name} is damaged: it holds {length} of {size} bytes")
+            if _crc(there[name]) != crc:
+                raise CheckpointError(f"{checkpoint / item / name} is damaged: its bytes are not those written")
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint} cannot be read: {error}") from None
+
+
+def _noted(checkpoint: Path, item: str) -> list[tuple[str, int, int]]:
+    try:
+        noted = json.loads((checkpoint / SUMS).read_text())[item]
+        return [(name, int(size), int(crc)) for name, (size, crc) in noted.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint} is damaged: {SUMS} cannot be used ({error!r})") from None
+
+
+def _files(item: Path) -> dict[str, Path]:
+    return {path.relative_to(item).as_posix(): path for path in sorted(item.rglob("*")) if path.is_file()}
+
+
+def _score_of(directory: Path, step: int) -> float:
+    try:
+        return score(json.loads((directory / CHECKPOINTS / str(step) / "metrics" / "metrics").read_text()))
+    except (OSError, ValueError):
+        return -math.inf
+
+
+def _crc(file: Path) -> int:
+    crc = 0
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _listed(found: list[int]) -> str:
+    return ", ".join(map(str, found))

@@ -1,0 +1,189 @@
+"""Checkpoints of a run, written by Orbax while training goes on; `jaxmss.checkpoints.runs` shows how they lie on disk.
+
+A checkpoint appears under its name when all of it is written, and only then older ones are deleted: whenever the
+process is killed, the last checkpoint is whole. The data needs none of its own: a batch is a function of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from jaxmss.checkpoints import runs
+from jaxmss.errors import CheckpointError
+from jaxmss.training.config import Checkpoints
+from jaxmss.training.state import TrainState
+from jaxmss.typing import PyTree
+
+DAMAGED = "damaged-"  # before the step in the name of a checkpoint that is put aside
+
+
+class RunCheckpoints:
+    """The checkpoints of one run. Every process of a run calls the same methods in the same order.
+
+    Attributes:
+      directory: of the run.
+    """
+
+    def __init__(self, directory: Path, config: Checkpoints):
+        self.directory = Path(directory).absolute()
+        self._saving = 0
+        # what goes wrong while saving is raised; Orbax's threads would print a traceback besides
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        policies = checkpoint_managers
+        best = policies.BestN(get_metric_fn=runs.score, n=1)
+        options = ocp.CheckpointManagerOptions(
+            best_fn=runs.score,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(config.keep), best]),
+            cleanup_tmp_directories=True,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._note_sums),
+        )
+        self._manager = ocp.CheckpointManager(self.directory / runs.CHECKPOINTS, options=options)
+
+    def save(self, step: int, state: TrainState, sdr: float | None = None) -> None:
+        """Save `state`, which may be donated on return, and its validation SDR in dB; writing goes on meanwhile.
+
+        A step that is saved already is left as it is. Raises `CheckpointError` if this or the last checkpoint cannot be
+        written; those before it are whole.
+        """
+        if step in self._manager.all_steps():
+            return
+        items = {item: ocp.args.StandardSave(tree) for item, tree in _items(state).items()}
+        with self._told():
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(
+                step, args=ocp.args.Composite(**items), metrics={} if sdr is None else {"sdr": float(sdr)}
+            )
+
+    def check(self) -> None:
+        """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait."""
+        with self._told():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is written; raise `CheckpointError` if it cannot be."""
+        with self._told():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and end Orbax's threads."""
+        with self._told():
+            self._manager.close()
+
+    def __enter__(self) -> RunCheckpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def restore_latest(self, like: TrainState, tell: Callable[[str], None]) -> TrainState | None:
+        """Return the last state that was saved, or None in a new run.
+
+        Where the newest checkpoint is damaged, it is put aside, the one before is taken, and `tell` is given a line.
+        Raises `CheckpointError` if all are damaged.
+
+        Args:
+          like: arrays or `jax.ShapeDtypeStruct`s that tell how the state's arrays are to lie on the devices. The
+            processes and devices of the run that saved it may have been others.
+          tell: takes a line of text.
+        """
+        found = runs.steps(self.directory)
+        problems = []
+        for step in reversed(found):
+            try:
+                state = self._restore(step, like)
+            except CheckpointError as error:
+                problems.append((step, error))
+                continue
+            for damaged, problem in problems:
+                tell(f"{problem}; going on from step {step}")
+                self._put_aside(damaged)
+            return state
+        if found:
+            raise CheckpointError(f"{problems[0][1]}; no checkpoint before it is whole: start a new run")
+        return None
+
+    def _restore(self, step: int, like: TrainState) -> TrainState:
+        checkpoint = self.directory / runs.CHECKPOINTS / str(step)
+        target = {item: jax.tree.map(_abstract, tree) for item, tree in _items(like).items()}
+        with _everywhere(checkpoint):
+            if jax.process_index() == 0:  # reads every byte: once is enough
+                for item in target:
+                    runs.check(checkpoint, item)
+        with _everywhere(checkpoint), ocp.StandardCheckpointer() as checkpointer:
+            restored = {item: checkpointer.restore(checkpoint / item, tree) for item, tree in target.items()}
+        return TrainState(**restored[runs.WEIGHTS], **restored[runs.PROGRESS], ema=restored.get(runs.EMA))
+
+    def _put_aside(self, step: int) -> None:
+        checkpoint = self.directory / runs.CHECKPOINTS / str(step)
+        if jax.process_index() == 0:
+            checkpoint.rename(checkpoint.with_name(f"{DAMAGED}{step}"))
+        multihost_utils.sync_global_devices(f"{DAMAGED}{step}")
+        self._manager.reload()
+
+    def _note_sums(self) -> None:
+        """Write the sums into the checkpoint that is about to be renamed. Orbax calls this in process 0."""
+        [aside] = (self.directory / runs.CHECKPOINTS).glob(f"{self._saving}.*")
+        (aside / runs.SUMS).write_text(json.dumps(runs.sums(aside)))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what Orbax raises when it cannot write into one line."""
+        try:
+            yield
+        except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
+            if isinstance(error, jax.errors.JaxRuntimeError):  # of a step that failed: Orbax only was the first to wait
+                raise
+            where = self.directory / runs.CHECKPOINTS / str(self._saving)
+            raise CheckpointError(
+                f"The checkpoint {where} cannot be written: {_reason(error)}; those before it are whole: make room and "
+                "start again to go on from there"
+            ) from error
+
+
+def _items(state: TrainState) -> dict[str, PyTree]:
+    """Return the parts of a state that a checkpoint holds: what `jaxmss.load` needs lies by itself."""
+    progress = state._asdict()
+    ema = progress.pop("ema")
+    weights = {name: progress.pop(name) for name in ("params", "batch_stats")}
+    return {runs.WEIGHTS: weights, runs.PROGRESS: progress} | ({} if ema is None else {runs.EMA: ema})
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+@contextmanager
+def _everywhere(checkpoint: Path) -> Iterator[None]:
+    """Raise `CheckpointError` in all processes if the body fails in one of them, so that they go on together."""
+    failure = None
+    try:
+        yield
+    except CheckpointError as error:
+        failure = error
+    except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise
+        failure = CheckpointError(f"{checkpoint} is damaged or of another network: {_reason(error)}")
+    if not multihost_utils.process_allgather(np.array(failure is None)).all():
+        raise failure or CheckpointError(f"{checkpoint} could not be read by another process")
+
+
+def _reason(error: Exception) -> str:
+    told = " ".join(str(error).split())
+    return "no space left on the device" if "No space left" in told else told[:200]
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
