@@ -8,7 +8,7 @@ Source: Z. Rafii, A. Liutkus, F.-R. Stöter, S. I. Mimilakis, R. Bittner, "The M
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +24,8 @@ STEMS = ("drums", "bass", "other", "vocals")
 MIXTURE = "mixture"
 ACCOMPANIMENT = "accompaniment"  # everything but the vocals
 
-_STREAMS = (MIXTURE, *STEMS)  # of a .stem.mp4, in order
-_STEM_FILE = ".stem.mp4"
+STREAMS = (MIXTURE, *STEMS)  # of a .stem.mp4, in order
+STEM_FILE = ".stem.mp4"
 
 Waveform = Float[np.ndarray, "c t"]
 
@@ -47,8 +47,9 @@ class Track:
     def read(self, stems: Iterable[str]) -> tuple[dict[str, Waveform], int]:
         """Return the stems asked for, float32 (c, t) of one length, and their rate in Hz.
 
-        `stems` are of `STEMS`, ``mixture`` and ``accompaniment``, which is drums + bass + other. Each file is read
-        once. Raises `InputError` for an unknown stem, a missing or damaged file, or stems that do not fit together.
+        `stems` are of `STEMS`, of other WAV files that the folder holds, ``mixture`` and ``accompaniment``, which is
+        drums + bass + other. Each file is read once. Raises `InputError` for an unknown stem, a missing or damaged
+        file, or stems that do not fit together.
         """
         stems = tuple(stems)
         needed = tuple(dict.fromkeys(part for stem in stems for part in self._parts(stem)))
@@ -57,17 +58,25 @@ class Track:
 
     def _parts(self, stem: str) -> tuple[str, ...]:
         """Return what is read and added up to a stem."""
+        if stem == MIXTURE and not self.mixed:
+            return self._stems()
+        if (self.path / f"{stem}.wav").is_file():
+            return (stem,)
         if stem == ACCOMPANIMENT:
             return tuple(part for part in STEMS if part != "vocals")
-        if stem == MIXTURE and not self.mixed:
-            return STEMS
-        if stem not in _STREAMS:
-            raise InputError(f"Track {self.name!r} has no stem {stem!r}{suggest(stem, (*_STREAMS, ACCOMPANIMENT))}")
+        if stem not in STREAMS:
+            raise InputError(f"Track {self.name!r} has no stem {stem!r}{suggest(stem, (*STREAMS, ACCOMPANIMENT))}")
         return (stem,)
 
+    def _stems(self) -> tuple[str, ...]:
+        """Return all that there is but the mixture."""
+        if self.path.name.endswith(STEM_FILE):
+            return STEMS
+        return tuple(sorted(file.stem for file in self.path.glob("[!.]*.wav") if file.stem != MIXTURE))
+
     def _read_parts(self, parts: Sequence[str]) -> tuple[dict[str, Waveform], int]:
-        if self.path.name.endswith(_STEM_FILE):
-            read_parts = {part: _read_stream(self.path, _STREAMS.index(part)) for part in parts}
+        if self.path.name.endswith(STEM_FILE):
+            read_parts = {part: _read_stream(self.path, STREAMS.index(part)) for part in parts}
         else:
             self._check_files(parts)
             read_parts = {part: read(self.path / f"{part}.wav") for part in parts}
@@ -106,7 +115,7 @@ def find_tracks(root: Path | str, split: str = "test") -> list[Track]:
     tracks = [track for path in folder.iterdir() if (track := _track(path)) is not None]
     if not tracks:
         raise InputError(
-            f"{str(folder)!r} holds no tracks: neither folders with {MIXTURE}.wav, {', '.join(STEMS)} nor *{_STEM_FILE}"
+            f"{str(folder)!r} holds no tracks: neither folders with {MIXTURE}.wav, {', '.join(STEMS)} nor *{STEM_FILE}"
         )
     return sorted(tracks, key=lambda track: track.name)
 
@@ -142,11 +151,21 @@ def _track(path: Path) -> Track | None:
         return None
     if path.is_dir():
         return Track(path.name, path) if any(path.glob("*.wav")) else None
-    return Track(path.name.removesuffix(_STEM_FILE), path) if path.name.endswith(_STEM_FILE) else None
+    return Track(path.name.removesuffix(STEM_FILE), path) if path.name.endswith(STEM_FILE) else None
 
 
 def _read_stream(path: Path, index: int) -> tuple[Waveform, int]:
-    """Decode one audio stream of a file. Without ffmpeg on the PATH: PyAV has its own."""
+    """Decode one audio stream of a file."""
+    blocks, rates = zip(*decode_stream(path, index), strict=True)
+    return np.concatenate(blocks, axis=1), rates[0]
+
+
+def decode_stream(path: Path, index: int) -> Iterator[tuple[Waveform, int]]:
+    """Yield one audio stream of a file in blocks (c, t) with its rate. Needs no ffmpeg on the PATH: PyAV has its own.
+
+    Raises `AudioError` for a damaged file, and for one that has no such stream or no sound in it.
+    """
+    rate = 0
     try:
         with path.open("rb") as file:
             if missing := missing_bytes(file):  # FFmpeg would stop early without a word
@@ -155,18 +174,19 @@ def _read_stream(path: Path, index: int) -> tuple[Waveform, int]:
             streams = container.streams.audio
             if index >= len(streams):
                 raise AudioError(
-                    f"{str(path)!r} has {len(streams)} audio streams; a {_STEM_FILE} has {len(_STREAMS)}: "
-                    f"{', '.join(_STREAMS)}"
+                    f"{str(path)!r} has {len(streams)} audio streams; a {STEM_FILE} has {len(STREAMS)}: "
+                    f"{', '.join(STREAMS)}"
                 )
             stream = streams[index]
             to_float = av.AudioResampler(format="fltp")
-            blocks = [part.to_ndarray() for frame in container.decode(stream) for part in to_float.resample(frame)]
-            rate = stream.codec_context.sample_rate
+            for frame in container.decode(stream):
+                for part in to_float.resample(frame):
+                    rate = stream.codec_context.sample_rate
+                    yield part.to_ndarray(), rate
     except (av.FFmpegError, OSError) as error:
         raise AudioError(f"{str(path)!r} cannot be decoded ({error.strerror}); copy or download it again") from error
-    if not blocks:
+    if not rate:
         raise AudioError(f"{str(path)!r} holds no sound in stream {index}; copy or download it again")
-    return np.concatenate(blocks, axis=1), rate
 
 
 def _sum(waveforms: Sequence[Waveform]) -> Waveform:
