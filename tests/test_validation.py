@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
 import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -96,15 +102,15 @@ def test_other_weights_need_no_other_program(model, root):
 
 
 def test_excerpts_are_the_loudest_seconds_of_the_first_tracks_on_every_visit(tmp_path, model):
-    write_track(tmp_path / "valid" / "Long", 1, seconds=13)  # its vocals are louder from the 7th second on
+    write_track(tmp_path / "valid" / "Long", 1, seconds=13)  # its vocals are louder from 6.5 s on
     write_track(tmp_path / "valid" / "Short", 2, seconds=1.5)
     tracks = find_tracks(tmp_path, "valid")
     validator = Validator(config_of(model, excerpts=1), tracks)
     (excerpt,), (again,) = (validator(model.variables).excerpts for _ in range(2))
     stems, rate = tracks[0].read(["mixture", "vocals"])
     assert (excerpt.track, excerpt.rate) == ("Long", rate)
-    np.testing.assert_array_equal(excerpt.references["vocals"], stems["vocals"][:, 4 * rate : (4 + EXCERPT) * rate])
-    np.testing.assert_array_equal(excerpt.mixture, stems["mixture"][:, 4 * rate : (4 + EXCERPT) * rate])
+    np.testing.assert_array_equal(excerpt.references["vocals"], stems["vocals"][:, 3 * rate : (3 + EXCERPT) * rate])
+    np.testing.assert_array_equal(excerpt.mixture, stems["mixture"][:, 3 * rate : (3 + EXCERPT) * rate])
     np.testing.assert_array_equal(excerpt.estimates["vocals"], again.estimates["vocals"])
     short = Validator(config_of(model, excerpts=2), tracks)(model.variables).excerpts[1]
     assert short.mixture.shape == (2, round(1.5 * rate))
@@ -166,3 +172,67 @@ def test_weights_that_give_no_numbers_are_told_as_failures(validator, model):
     assert len(result.failed) == 3
     assert np.isnan(result.mean)
     assert all("NaN" in why for why in result.failed.values())
+
+
+# prints what one of two processes with two devices each finds, the weights cut over all four devices
+PROCESS = """
+import json, pickle, sys
+import jax, numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxmss.data.tracks import find_tracks
+from jaxmss.errors import InputError
+from jaxmss.training.config import Config, Data, Validation
+from jaxmss.training.validation import Validator
+
+weights, root, address, index = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+with open(weights, "rb") as file:
+    model, variables = pickle.load(file)
+mesh = Mesh(np.array(jax.devices()), ("fsdp",), axis_types=(AxisType.Auto,))
+
+def place(x):
+    cut = PartitionSpec("fsdp") if x.shape[0] % 4 == 0 else PartitionSpec()
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, cut), lambda i: np.asarray(x)[i])
+
+tracks, config = find_tracks(root, "valid"), Config(model, validation=Validation(excerpts=1))
+validator = Validator(config, tracks)
+if index == "1":
+    (tracks[1].path / "vocals.wav").unlink()
+result = validator(jax.tree.map(place, variables))
+try:
+    Validator(config, tracks)
+    refused = None
+except InputError as error:
+    refused = str(error)
+print(json.dumps([result.tracks, result.failed, [e.track for e in result.excerpts], refused]))
+"""
+
+
+def test_two_processes_share_the_tracks_and_agree_with_one(root, tmp_path, model, validator):
+    shutil.copytree(root / "valid", tmp_path / "valid")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    weights = tmp_path / "weights.pickle"
+    weights.write_bytes(pickle.dumps((model.config, jax.tree.map(np.asarray, model.variables))))
+    arguments = [str(weights), str(tmp_path), address]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, *arguments, str(index)], stdout=subprocess.PIPE, env=environment, text=True
+        )
+        for index in range(2)
+    ]
+    try:
+        told = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    alone = validator(model.variables)
+    for scores, failed, _, refused in told:
+        assert scores["Song 0"]["vocals"] == pytest.approx(alone.tracks["Song 0"]["vocals"], abs=1e-4)
+        assert scores["Song 2"]["vocals"] == pytest.approx(alone.tracks["Song 2"]["vocals"], abs=1e-4)
+        assert np.isnan(scores["Song 1"]["vocals"])
+        assert "lacks vocals.wav" in failed["Song 1"]
+        assert "lacks vocals.wav" in refused  # by the process that could read all of its own tracks as well
+    assert [excerpts for _, _, excerpts, _ in told] == [["Song 0"], []]  # the second's only track failed

@@ -221,14 +221,20 @@ def _gathered(sdr: Float[np.ndarray, "n j"], told: list[str]) -> tuple[Float[np.
 
 def _on_each_device(variables: Variables, copied: NamedSharding) -> Variables:
     """Return `variables` whole on each of this process's devices; without a copy where they are already."""
+    leaves = jax.tree.leaves(variables)
+    if all(not isinstance(x, jax.Array) or x.is_fully_addressable for x in leaves):
+        return jax.device_put(variables, copied)
+    if not all(x.is_fully_replicated for x in leaves):
+        everywhere = NamedSharding(leaves[0].sharding.mesh, PartitionSpec())
+        variables = jax.jit(_same, out_shardings=everywhere)(variables)  # one program, for all processes to run at once
+    devices = list(copied.mesh.devices.flat)
 
-    def place(x: Any) -> jax.Array:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable:
-            return jax.device_put(x, copied)
-        if not x.is_fully_replicated:
-            x = jax.device_put(x, NamedSharding(x.sharding.mesh, PartitionSpec()))
+    def local(x: jax.Array) -> jax.Array:
         here = {shard.device: shard.data for shard in x.addressable_shards}
-        devices = copied.mesh.devices.flat
         return jax.make_array_from_single_device_arrays(x.shape, copied, [here[device] for device in devices])
 
-    return jax.tree.map(place, variables)
+    return jax.tree.map(local, variables)
+
+
+def _same(variables: Variables) -> Variables:
+    return variables
