@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from tqdm import tqdm
 
@@ -25,6 +25,7 @@ from jaxmss.errors import AudioError, InputError, suggest
 from jaxmss.training.config import SUM, Data, Part
 
 
+@runtime_checkable
 class Clip(Protocol):
     """A recording of 16-bit samples, wherever they lie."""
 
