@@ -1,4 +1,4 @@
-"""The command line: ``jaxmss separate | convert | models | demo``.
+"""The command line: ``jaxmss separate | convert | models | compare | evaluate-filters | demo | data``.
 
 Nothing here imports JAX until a command needs it, so that help is instant.
 """
@@ -149,6 +149,64 @@ def demo(output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("jaxmss-d
 
     run(output)
     return 0
+
+
+data = tyro.extras.SubcommandApp()
+app.command(data, name="data", help="Check, prepare and make data sets to train and evaluate on.")
+
+
+@data.command(name="check")
+def check_data(
+    root: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")],
+    split: Annotated[str | None, tyro.conf.arg(metavar="NAME,...")] = None,
+) -> int:
+    """Listen through a data set and print a line for each problem; the exit status is 1 if one is an error.
+
+    Args:
+        root: folder with a folder of tracks for each split, or a data set that `jaxmss data build` prepared.
+        split: comma-separated folders to check (default: train, valid and test, those that there are).
+    """
+    from jaxmss.data import command
+
+    return command.check(root, [name.strip() for name in split.split(",")] if split is not None else [])
+
+
+@data.command(name="build")
+def build_data(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")],
+    destination: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY|gs://...")],
+    beam: Annotated[str | None, tyro.conf.arg(metavar="OPTION=VALUE,...")] = None,
+) -> int:
+    """Prepare a data set: a few large ArrayRecord files of TensorFlow Datasets, for fast reading over a network.
+
+    Args:
+        source: folder of MUSDB18-HQ, MUSDB18 or alike, with folders train, valid and test.
+        destination: folder or address to write to.
+        beam: do the work by Apache Beam, with these options, such as runner=DirectRunner (for large catalogues).
+    """
+    from jaxmss.data import command
+
+    return command.build(source, destination, beam)
+
+
+@data.command(name="synth")
+def synthesize_data(
+    directory: Annotated[Path, tyro.conf.Positional],
+    songs: int = 24,
+    seconds: float = 20.0,
+    seed: int = 0,
+) -> int:
+    """Make songs that are free of rights, a data set to try training with: folders train, valid and test.
+
+    Args:
+        directory: new directory for them.
+        songs: to train on; a sixth as many are made to validate with, a quarter as many to test with.
+        seconds: length of each.
+        seed: of all that is drawn; the same seed makes the same songs.
+    """
+    from jaxmss.data import command
+
+    return command.synth(directory, songs, seconds, seed)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -103,8 +103,14 @@ class Track:
 def find_tracks(root: Path | str, split: str = "test") -> list[Track]:
     """Return the tracks of ``<root>/<split>``, folders of WAV files and .stem.mp4 files, by name.
 
+    `root` may be a data set that `jaxmss data build` prepared, too.
+
     No audio is read yet. Raises `InputError` where there is no such folder, or no track in it.
     """
+    from jaxmss.data import prepared  # which imports this module
+
+    if prepared.is_prepared(root):
+        return prepared.tracks(root, split)
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"There is no directory {str(root)!r}; name the folder that holds the splits of MUSDB18")

@@ -1,0 +1,72 @@
+"""What ``jaxmss data check | build | synth`` do and print. Nothing here imports JAX."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+_HOUR = 3600
+
+
+def check(root: str, splits: Sequence[str]) -> int:
+    """Print a line for each problem of a data set and a summary; return 1 if one of them is an error, else 0."""
+    from jaxmss.data.check import check, find
+
+    folders = find(root, splits)
+    total = sum(len(tracks) for tracks in folders.values())
+    errors = warnings = 0
+    seconds = 0.0
+    with tqdm(total=total, unit="track", disable=not sys.stderr.isatty(), leave=False) as bar:
+        for report in check(folders):
+            for problem in report.problems:
+                with bar.external_write_mode(sys.stdout):
+                    print(f"{report.where}: {problem}", flush=True)
+                errors += problem.is_error
+                warnings += not problem.is_error
+            seconds += report.seconds
+            bar.update(report.tracks)
+    named = ", ".join(f"{len(tracks)} in {split}" for split, tracks in folders.items())
+    found = f"{errors} errors, {warnings} warnings" if errors or warnings else "no problems"
+    print(f"{total} tracks ({named}), {seconds / _HOUR:.2f} h: {found}")
+    return 1 if errors else 0
+
+
+def build(source: Path, destination: str, beam: str | None) -> int:
+    """Prepare a data set and tell where it lies; return 0."""
+    from jaxmss.data import prepared
+    from jaxmss.data.build import build
+
+    options = None if beam is None else [f"--{option.strip()}" for option in beam.split(",") if option.strip()]
+    with _bar("s") as report:
+        directory = build(source, destination, options, report)
+    tracks = ", ".join(
+        f"{len(prepared.tracks(destination, split))} in {split}" for split in prepared.splits(destination)
+    )
+    print(f"Wrote {directory}: tracks {tracks}; it reads back equal. Use it by --data.root {destination}")
+    return 0
+
+
+def synth(directory: Path, songs: int, seconds: float, seed: int) -> int:
+    """Write the synthetic data set and tell where it lies; return 0."""
+    from jaxmss.data import synth
+
+    with _bar("song") as report:
+        synth.write(directory, songs, seconds, seed, progress=report)
+    print(f"Wrote {directory}; use it by --data.root {directory}")
+    return 0
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[float, float], None]]:
+    """Yield what shows progress when it is told how much is done, and of how much."""
+    with tqdm(unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def report(done: float, total: float) -> None:
+            bar.total = round(total)
+            bar.update(int(done) - bar.n)
+
+        yield report

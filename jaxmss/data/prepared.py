@@ -1,0 +1,198 @@
+"""Data sets that `jaxmss data build` has prepared: 16-bit samples in ArrayRecord files, read at random places.
+
+The layout is the one of TensorFlow Datasets, ``ROOT/musdb18_hq/<version>``. A record holds a second of one stem; the
+records of a stem follow each other, as the stems of a track and the tracks of a split do. ``metadata.json`` tells how
+long each track is, so where a second lies is arithmetic, and reading a stem decodes no other.
+Nothing here imports JAX or TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jaxmss.data.clips import FULL_SCALE, Pcm
+from jaxmss.data.songs import Clip, Song
+from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, STEMS, Track, Waveform
+from jaxmss.errors import AudioError, InputError, suggest
+
+NAME = "musdb18_hq"
+VERSION = "1.0.0"
+PCM = "pcm"  # the feature that holds the samples
+
+_METADATA = "metadata.json"
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """One stem of a track.
+
+    Attributes:
+      records: of the split, by their position.
+      first: position of the first record.
+      record_samples: length of every record but the last.
+      rate: in Hz.
+      channels: of each sample.
+      samples: length.
+      where: the data set and the stem, for errors.
+    """
+
+    records: Sequence[Mapping[str, Any]]
+    first: int
+    record_samples: int
+    rate: int
+    channels: int
+    samples: int
+    where: str
+
+    def read(self, start: int, count: int) -> Pcm:
+        """Return `count` samples from `start`, which must lie within; from any thread.
+
+        Raises `AudioError` if a record is damaged.
+        """
+        pcm = np.empty((count, self.channels), np.int16)
+        done = 0
+        while done < count:
+            index, skip = divmod(start + done, self.record_samples)
+            part = self._record(index)[skip : skip + count - done]
+            pcm[done : done + len(part)] = part
+            done += len(part)
+        return pcm
+
+    def _record(self, index: int) -> Pcm:
+        try:
+            pcm = self.records[self.first + index][PCM]
+        except Exception as error:  # the reader's own kinds of errors differ from version to version
+            raise AudioError(
+                f"{self.where} cannot be read at {index * self.record_samples / self.rate:.0f} s "
+                f"({' '.join(str(error).split())[:200]}); build the data set again"
+            ) from error
+        if len(pcm) != min(self.record_samples, self.samples - index * self.record_samples):
+            raise AudioError(f"{self.where} is damaged: a record holds {len(pcm)} samples; build the data set again")
+        return pcm
+
+
+@dataclass(frozen=True)
+class PreparedTrack(Track):
+    """A track of a prepared data set, which it opens when it is read, in whichever process that is.
+
+    Attributes:
+      root: folder or ``gs://`` address of the data set.
+      split: that the track is in.
+    """
+
+    root: str = ""
+    split: str = "test"
+
+    def read(self, stems: Iterable[str]) -> tuple[dict[str, Waveform], int]:
+        """Return the stems asked for, float32 (c, t) of one length, and their rate in Hz.
+
+        Of a track that was stored without it, ``mixture`` is the sum of all stems and ``accompaniment`` drums + bass +
+        other. Raises `InputError` for an unknown stem and a damaged data set.
+        """
+        clips = next(song for song in songs(self.root, self.split) if song.name == self.name).clips
+        parts = {stem: self._parts_in(clips, stem) for stem in stems}
+        needed = {part for added in parts.values() for part in added}
+        waveforms = {part: np.float32(clips[part].read(0, clips[part].samples).T) / FULL_SCALE for part in needed}
+        summed = {stem: np.add.reduce([waveforms[part] for part in added]) for stem, added in parts.items()}
+        return summed, next(iter(clips.values())).rate
+
+    def _parts_in(self, clips: Mapping[str, Clip], stem: str) -> tuple[str, ...]:
+        """Return what is added up to a stem."""
+        if stem in clips:
+            return (stem,)
+        if stem == MIXTURE:
+            return tuple(clips)
+        added = tuple(part for part in STEMS if part != "vocals") if stem == ACCOMPANIMENT else (stem,)
+        if not all(part in clips for part in added):
+            known = (*clips, MIXTURE, ACCOMPANIMENT)
+            raise InputError(f"Track {self.name!r} of {self.root!r} has no stem {stem!r}{suggest(stem, known)}")
+        return added
+
+
+def directory(root: Path | str) -> epath.Path:
+    """Return where the files of the data set lie, or would lie, under a local folder or a ``gs://`` address."""
+    return epath.Path(root) / NAME / VERSION
+
+
+def is_prepared(root: Path | str) -> bool:
+    """Return whether a local folder or a ``gs://`` address holds a prepared data set."""
+    return (directory(root) / _METADATA).exists()
+
+
+def songs(root: Path | str, split: str) -> list[Song]:
+    """Return the songs of a split, in the order they were stored; no samples are read yet.
+
+    Raises `InputError` where there is no such split, or the data set is damaged.
+    """
+    layout, entries = _layout(root, split)
+    import tensorflow_datasets as tfds
+
+    try:
+        records = tfds.builder_from_directory(directory(root)).as_data_source(split)
+    except Exception as error:  # whatever a damaged description of the data set makes of it
+        raise InputError(
+            f"{str(root)!r} holds a damaged data set ({' '.join(str(error).split())[:200]}); build it again"
+        ) from error
+    counts = [len(entry["stems"]) * _records(entry, layout["record_samples"]) for entry in entries]
+    if len(records) != sum(counts):
+        raise InputError(
+            f"{str(root)!r} holds {len(records)} records in {split!r} instead of {sum(counts)}; build it again"
+        )
+    firsts = accumulate(counts, initial=0)
+    return [
+        Song(entry["name"], dict(_clips(root, layout, entry, first, records)))
+        for entry, first in zip(entries, firsts, strict=False)
+    ]
+
+
+def tracks(root: Path | str, split: str) -> list[Track]:
+    """Return the tracks of a split to evaluate on, by name. Raises `InputError` where there is no such split."""
+    _, entries = _layout(root, split)
+    found: list[Track] = [
+        PreparedTrack(entry["name"], Path(root), MIXTURE in entry["stems"], str(root), split) for entry in entries
+    ]
+    return sorted(found, key=lambda track: track.name)
+
+
+def splits(root: Path | str) -> list[str]:
+    """Return the names of the splits. Raises `InputError` if the data set is damaged."""
+    return list(_metadata(root)["tracks"])
+
+
+def _clips(
+    root: Path | str, layout: Mapping[str, Any], entry: Mapping[str, Any], first: int, records: Sequence[Any]
+) -> Iterator[tuple[str, PreparedClip]]:
+    count = _records(entry, layout["record_samples"])
+    for position, stem in enumerate(entry["stems"]):
+        where = f"{stem} of track {entry['name']!r} in {str(root)!r}"
+        start = first + position * count
+        size = layout["record_samples"], layout["rate"], layout["channels"], entry["samples"]
+        yield stem, PreparedClip(records, start, *size, where)
+
+
+def _records(entry: Mapping[str, Any], record_samples: int) -> int:
+    return -(-entry["samples"] // record_samples)
+
+
+def _layout(root: Path | str, split: str) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    """Return what is true of all records, and the tracks of a split."""
+    metadata = _metadata(root)
+    if split not in metadata["tracks"]:
+        raise InputError(f"{str(root)!r} holds no split {split!r}: it holds {', '.join(metadata['tracks'])}")
+    return metadata, metadata["tracks"][split]
+
+
+def _metadata(root: Path | str) -> Mapping[str, Any]:
+    path = directory(root) / _METADATA
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}); build the data set again") from error
