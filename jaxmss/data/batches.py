@@ -63,7 +63,8 @@ class Examples:
 
     def draw(self, index: int) -> list[list[Chunk]]:
         """Return the chunks of each part of example `index`."""
-        random = np.random.Generator(np.random.Philox(key=(self.seed % 2**64, index)))
+        key = np.array([self.seed % 2**64, index], np.uint64)
+        random = np.random.Generator(np.random.Philox(key=key))
         drawn = [[self._choice(random, part) for _ in range(part.count)] for part in self.data.parts]
         if random.random() < self.data.remix:
             moments = [self._moments(random, [self.songs[stems] for stems in chunks]) for chunks in drawn]
