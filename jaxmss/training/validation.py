@@ -2,7 +2,7 @@
 
     validator = Validator(config, tracks)  # reads every track once: a bad one is told before training starts
     result = validator({"params": state.params, "batch_stats": state.batch_stats})
-    result.mean, result.sdr["vocals"], validator.mixture.sdr["vocals"]
+    result.mean, result.sdr["vocals"], result.mixture["vocals"]
 
 Every process makes a validator and calls it at the same steps. Process i of n takes the tracks i, i + n, ..., one at a
 time, and separates on its own devices, as many windows at once as it has of them, with one program that is compiled
@@ -62,12 +62,14 @@ class Result:
 
     Attributes:
       tracks: name -> source -> median SDR over the track's frames, in dB; `nan` where nothing could be scored.
+      mixture: source -> median SDR over the tracks of the mixture itself, in dB: the figure to improve on.
       failed: name -> why, of tracks that could not be read, separated or scored.
       excerpts: of the first tracks of this process.
       seconds: that it took.
     """
 
     tracks: Mapping[str, Mapping[str, float]]
+    mixture: Mapping[str, float]
     failed: Mapping[str, str]
     excerpts: tuple[Excerpt, ...]
     seconds: float
@@ -75,8 +77,7 @@ class Result:
     @property
     def sdr(self) -> dict[str, float]:
         """Median SDR over the tracks that have one, by source, in dB; `nan` where none has."""
-        sources = next(iter(self.tracks.values()))
-        return {s: median_over_frames(np.array([track[s] for track in self.tracks.values()])) for s in sources}
+        return _over_tracks(self.tracks)
 
     @property
     def mean(self) -> float:
@@ -88,7 +89,6 @@ class Validator:
     """Scores weights on validation tracks.
 
     Attributes:
-      mixture: what the mixtures themselves score as estimates of every source: the figures to improve on.
       left_out: names of tracks that BSS Eval cannot score, for one of the sources is silent throughout.
 
     Raises `InputError`, on every process, naming a track that cannot be read, and where none can be scored.
@@ -102,17 +102,17 @@ class Validator:
         self._excerpts = config.validation.excerpts
 
         tracks = tracks[: config.validation.tracks]
-        mixture = self._over(tracks, lambda mixture, rate: dict.fromkeys(self._stems, mixture), excerpts=0)
-        for name, why in mixture.failed.items():
+        scores, failed, _ = self._over(tracks, lambda mixture, rate: dict.fromkeys(self._stems, mixture), excerpts=0)
+        for name, why in failed.items():
             raise InputError(f"Validation track {name!r} cannot be used: {why}")
-        scored = {name: sdr for name, sdr in mixture.tracks.items() if not np.isnan(list(sdr.values())).any()}
+        scored = {name: sdr for name, sdr in scores.items() if not np.isnan(list(sdr.values())).any()}
         if not scored:
             raise InputError(
                 f"None of the {len(tracks)} validation tracks can be scored: each has a source that is silent "
                 "throughout; add tracks or set validation.every to 0"
             )
-        self.mixture = Result(scored, {}, (), mixture.seconds)
-        self.left_out = tuple(name for name in mixture.tracks if name not in scored)
+        self._mixture = _over_tracks(scored)
+        self.left_out = tuple(name for name in scores if name not in scored)
         self._tracks = [track for track in tracks if track.name in scored]
 
     def __call__(self, variables: Variables) -> Result:
@@ -120,6 +120,7 @@ class Validator:
 
         A track that fails does not stop the others, nor the run: the result tells of it.
         """
+        start = time.perf_counter()
         model = self._model.with_variables(_on_each_device(variables, self._copied))
 
         def estimate(mixture: Waveform, rate: int) -> Stems:
@@ -128,11 +129,13 @@ class Validator:
             back = (resample(waveform, model.sample_rate, rate, mixture.shape[1]) for waveform in separated)
             return dict(zip(model.sources, back, strict=True))
 
-        return self._over(self._tracks, estimate, self._excerpts)
+        scores, failed, excerpts = self._over(self._tracks, estimate, self._excerpts)
+        return Result(scores, self._mixture, failed, excerpts, time.perf_counter() - start)
 
-    def _over(self, tracks: Sequence[Track], estimate: Callable[[Waveform, int], Stems], excerpts: int) -> Result:
-        """Score this process's share of `tracks`, and gather the scores of all processes."""
-        start = time.perf_counter()
+    def _over(
+        self, tracks: Sequence[Track], estimate: Callable[[Waveform, int], Stems], excerpts: int
+    ) -> tuple[dict[str, dict[str, float]], dict[str, str], tuple[Excerpt, ...]]:
+        """Score this process's share of `tracks`; return all processes' scores and failures, and its own excerpts."""
         index, count = jax.process_index(), jax.process_count()
         sdr = np.full((len(tracks), len(self._stems)), np.nan)
         told = [""] * len(tracks)
@@ -153,7 +156,7 @@ class Validator:
             for track, row in zip(tracks, sdr, strict=True)
         }
         failed = {track.name: why for track, why in zip(tracks, told, strict=True) if why}
-        return Result(scores, failed, tuple(kept), time.perf_counter() - start)
+        return scores, failed, tuple(kept)
 
     def _read(self, track: Track) -> tuple[Waveform, Stems, int]:
         """Return the mixture of a track, the reference of every source, and their rate."""
@@ -193,6 +196,12 @@ def _medians(references: Stems, estimates: Stems, rate: int) -> list[float]:
     except SilentStemError:
         return [float("nan")] * len(references)
     return [median_over_frames(scores[source]["SDR"]) for source in references]
+
+
+def _over_tracks(tracks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the median over the tracks that have a score, by source."""
+    sources = next(iter(tracks.values()))
+    return {source: median_over_frames(np.array([track[source] for track in tracks.values()])) for source in sources}
 
 
 def _excerpt(name: str, rate: int, mixture: Waveform, references: Stems, estimates: Stems) -> Excerpt:
