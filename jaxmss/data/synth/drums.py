@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxmss.data.synth.effects import Mono, Stereo, add, band, drive, pan, reverberate, room
 from jaxmss.data.synth.score import RATE, Score
 
 _TAKES = 3  # recordings of each piece, no two of which are alike
+_Takes = list[Float[np.ndarray, "2 _"]]
 
 # one bar of sixteenths: x hit, o soft hit; songs in three leave the last beat out
 _GROOVES = (
@@ -55,12 +57,12 @@ def drums(rng: np.random.Generator, score: Score, samples: int) -> Stereo:
     return drive(wet, rng.uniform(1.0, 2.5))
 
 
-def _hit(rng: np.random.Generator, out: Stereo, takes: list[Stereo], time: float, level: float) -> None:
+def _hit(rng: np.random.Generator, out: Stereo, takes: _Takes, time: float, level: float) -> None:
     sound = takes[rng.integers(_TAKES)] * (level * rng.uniform(0.85, 1.0))
     add(out, sound, round((time + rng.normal(0, _HUMAN)) * RATE))
 
 
-def _kit(rng: np.random.Generator) -> dict[str, list[Stereo]]:
+def _kit(rng: np.random.Generator) -> dict[str, _Takes]:
     """Build and tune the pieces; each gets its place and level in the mix."""
     side = rng.choice([-1.0, 1.0]) * rng.uniform(0.2, 0.8)  # of the hi-hat: the drummer's or the listener's view
     kick = _membrane(rng, rng.uniform(42, 62), rng.uniform(2.5, 5.0), rng.uniform(0.12, 0.3), rng.uniform(0.1, 0.5))

@@ -48,7 +48,7 @@ def drive(sound: np.ndarray, amount: float) -> np.ndarray:
     return np.tanh(amount * sound / peak) * (peak / np.tanh(amount))
 
 
-def room(rng: np.random.Generator, seconds: float, brightness: float) -> Stereo:
+def room(rng: np.random.Generator, seconds: float, brightness: float) -> Float[np.ndarray, "2 r"]:
     """Return the impulse response of a room without the direct sound, of unit energy in each channel.
 
     `seconds` is the time to fall by 60 dB, `brightness` the cut-off in Hz of what comes back.
@@ -61,7 +61,7 @@ def room(rng: np.random.Generator, seconds: float, brightness: float) -> Stereo:
     return tail / np.sqrt(np.sum(np.square(tail), axis=1, keepdims=True))
 
 
-def reverberate(sound: Stereo, response: Stereo, amount: float) -> Stereo:
+def reverberate(sound: Stereo, response: Float[np.ndarray, "2 r"], amount: float) -> Stereo:
     """Add a room's answer to a sound, in `amount` of its level."""
     wet = scipy.signal.oaconvolve(sound, response, axes=1)[:, : sound.shape[1]]
     return sound + amount * wet

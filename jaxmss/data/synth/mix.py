@@ -38,7 +38,7 @@ def render(seed: int, split: str, index: int, seconds: float) -> dict[str, Int16
         "bass": bass(rngs[3], score, samples),
         "other": harmony(rngs[4], score, samples),
     }
-    for name, decibels in (("drums", (-2, 2)), ("bass", (-3, 1)), ("other", (-1, 4))):
+    for name, decibels in (("drums", (-3, 1)), ("bass", (-4, 0)), ("other", (-1, 4))):
         stems[name] *= 10 ** (levels.uniform(*decibels) / 20) / rms(stems[name])
     voice = vocals(rngs[5], score, number, offset, samples)
     accompaniment = sum(stems.values(), np.zeros_like(voice))

@@ -46,7 +46,7 @@ class Note:
 
     start: float
     length: float
-    pitch: float
+    pitch: int
     level: float
 
 
@@ -99,7 +99,7 @@ class Score:
         """Sixteenth notes in a bar."""
         return self.beats * STEPS_PER_BEAT
 
-    def time(self, bar: int, step: float) -> float:
+    def time(self, bar: int, step: int) -> float:
         """Return when a sixteenth note of a bar comes, in seconds."""
         late = self.swing if step % 2 == 1 else 0.0
         return (bar * self.steps + step + late) * self.step
@@ -121,7 +121,7 @@ def spread(number: int, offset: float, step: float = _GOLDEN) -> float:
 
 
 def compose(rng: np.random.Generator, number: int, offset: float, seconds: float) -> Score:
-    """Write a song of at least so many seconds. Songs of one `offset` and different `number` differ in tempo and key."""
+    """Write a song of at least so many seconds. Songs of one `offset` and different numbers differ in tempo and key."""
     tempo = _SLOWEST * (_FASTEST / _SLOWEST) ** spread(number, offset)
     beats = 3 if rng.random() < 0.15 else 4
     first = int(offset * 12)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxmss.data.synth.effects import Mono, add
 from jaxmss.data.synth.score import RATE, Note
+
+Pitch = TypeVar("Pitch", float, np.ndarray)
 
 _HIGHEST = 18000.0  # Hz of a harmonic
 _TABLE = 4096  # samples of a period, enough for 200 harmonics between which a straight line will do
@@ -40,18 +43,18 @@ class Timbre:
     vibrato_rate: float = 5.5
 
 
-def hertz(pitch: np.ndarray | float) -> np.ndarray:
+def hertz(pitch: Pitch) -> Pitch:
     """Return the frequency of a MIDI number in equal temperament, 440 Hz for 69."""
-    return 440.0 * 2.0 ** ((np.asarray(pitch) - 69.0) / 12.0)
+    return 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
 
 
 def play(rng: np.random.Generator, notes: Iterable[Note], timbre: Timbre, samples: int, detune: float = 0.0) -> Mono:
-    """Play notes into `samples` samples, all `detune` semitones off; an instrument of its own has unit amplitude."""
+    """Play notes into `samples` samples, all `detune` semitones off."""
     out = np.zeros(samples)
     for note in notes:
         count = int((note.length + 4 * timbre.release) * RATE)
         time = np.arange(count) / RATE
-        frequency = float(hertz(note.pitch + detune))
+        frequency = hertz(note.pitch + detune)
         phase = frequency * time + rng.random()
         if timbre.vibrato:
             rate = timbre.vibrato_rate * rng.uniform(0.9, 1.1)
