@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmss.data.clips import Song
 from jaxmss.data.mixing import Batch, slots
-from jaxmss.data.songs import Song, stems_of
+from jaxmss.data.songs import stems_of
 from jaxmss.errors import InputError
 from jaxmss.training.config import SUM, Data, Part
 

@@ -20,8 +20,7 @@ from etils import epath
 
 from jaxmss.audio.aside import reporting
 from jaxmss.data import prepared
-from jaxmss.data.clips import open_clip
-from jaxmss.data.songs import Clip, Song
+from jaxmss.data.clips import Clip, Song, open_clip
 from jaxmss.data.splits import validation_names
 from jaxmss.data.stem_files import decode
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, STREAMS, Track, find_tracks

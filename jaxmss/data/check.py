@@ -17,9 +17,8 @@ import numpy as np
 
 from jaxmss.audio.reading import open_audio
 from jaxmss.data import prepared
-from jaxmss.data.clips import FULL_SCALE
+from jaxmss.data.clips import FULL_SCALE, Clip
 from jaxmss.data.listening import MixtureScan, Problem, StemScan
-from jaxmss.data.songs import Clip
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, STEMS, STREAMS, Waveform, decode_stream
 from jaxmss.errors import InputError
 

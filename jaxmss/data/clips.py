@@ -1,4 +1,6 @@
-"""WAV files read at random places as 16-bit samples. Nothing here imports JAX.
+"""Recordings read at random places as 16-bit samples: what all kinds have in common, and WAV files.
+
+Nothing here imports JAX.
 
 A read opens the file, reads and closes it again: beside the reading itself that costs microseconds, any number of files
 can be in use, and a file that is cut or vanishes while training is an error with its name. (A mapped file would be
@@ -8,9 +10,10 @@ a bus error; and each one holds a file descriptor.)
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -22,6 +25,43 @@ from jaxmss.errors import AudioError
 FULL_SCALE = 32768
 
 Pcm = Int16[np.ndarray, "t c"]
+
+
+@runtime_checkable
+class Clip(Protocol):
+    """A recording of 16-bit samples, wherever they lie."""
+
+    @property
+    def rate(self) -> int:
+        """In Hz."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of each sample."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Length."""
+        ...
+
+    def read(self, start: int, count: int) -> Pcm:
+        """Return the samples from `start` to `start + count`, which must lie within; from any thread."""
+        ...
+
+
+@dataclass(frozen=True)
+class Song:
+    """Stems that belong together, and are alike in rate, channels and length.
+
+    Attributes:
+      name: of the song.
+      clips: the recording of each stem, by its name.
+    """
+
+    name: str
+    clips: Mapping[str, Clip]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxmss.data.clips import FULL_SCALE, Pcm
-from jaxmss.data.songs import Clip, Song
+from jaxmss.data.clips import FULL_SCALE, Clip, Pcm, Song
 from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, STEMS, Track, Waveform
 from jaxmss.errors import AudioError, InputError, suggest
 

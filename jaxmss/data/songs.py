@@ -9,58 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from jaxmss.config import ResUNetConfig
-from jaxmss.data.clips import Pcm, open_clip
+from jaxmss.data import prepared
+from jaxmss.data.clips import Song, open_clip
 from jaxmss.data.pools import made_up_tracks, recordings
 from jaxmss.data.splits import refuse_test, validation_names
 from jaxmss.data.stem_files import decode
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, Track, find_tracks
 from jaxmss.errors import AudioError, InputError, suggest
 from jaxmss.training.config import SUM, Data, Part
-
-
-@runtime_checkable
-class Clip(Protocol):
-    """A recording of 16-bit samples, wherever they lie."""
-
-    @property
-    def rate(self) -> int:
-        """In Hz."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Of each sample."""
-        ...
-
-    @property
-    def samples(self) -> int:
-        """Length."""
-        ...
-
-    def read(self, start: int, count: int) -> Pcm:
-        """Return the samples from `start` to `start + count`, which must lie within; from any thread."""
-        ...
-
-
-@dataclass(frozen=True)
-class Song:
-    """Stems that belong together, and are alike in rate, channels and length.
-
-    Attributes:
-      name: of the song.
-      clips: the recording of each stem, by its name.
-    """
-
-    name: str
-    clips: Mapping[str, Clip]
-
 
 Named = TypeVar("Named", Song, Track)
 
@@ -81,8 +44,6 @@ def training_songs(data: Data, model: ResUNetConfig) -> list[Song]:
       InputError: for data that is not there, or that this network cannot be trained on: stems that are missing, cut
         short, unlike one another, shorter than an example or of another rate or other channels than the network's.
     """
-    from jaxmss.data import prepared  # which imports this module
-
     refuse_test(data.split, data.valid)
     stems = stems_of(data.parts)
     if data.folders:
@@ -101,8 +62,6 @@ def validation_tracks(data: Data) -> list[Track]:
 
     Raises `InputError` where there are none.
     """
-    from jaxmss.data import prepared  # which imports this module
-
     refuse_test(data.split, data.valid)
     root = root_of(data)
     if data.folders:
@@ -130,8 +89,6 @@ def root_of(data: Data) -> str:
 
 def has_split(root: str, split: str) -> bool:
     """Return whether there is such a folder, or such a split in a prepared data set."""
-    from jaxmss.data import prepared  # which imports this module
-
     return split in prepared.splits(root) if prepared.is_prepared(root) else Path(root, split).is_dir()
 
 
@@ -153,8 +110,6 @@ def _track_songs(data: Data, stems: Sequence[str]) -> list[Song]:
 
 def _prepared_songs(data: Data, stems: Sequence[str]) -> list[Song]:
     """Return the songs of a prepared data set."""
-    from jaxmss.data import prepared  # which imports this module
-
     songs = _without_held_out(prepared.songs(root_of(data), data.split), data)
     for song in songs:
         if missing := [stem for stem in stems if stem not in song.clips]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from recordings import RATE, STEMS, noise, write_songs
 
 from jaxmss.data.batches import Examples, batches
+from jaxmss.data.clips import Song
 from jaxmss.data.mixing import Batch
-from jaxmss.data.songs import Song, training_songs
+from jaxmss.data.songs import training_songs
 from jaxmss.errors import InputError
 from jaxmss.models import architecture
 from jaxmss.training.config import Data, Part
