@@ -32,7 +32,7 @@ SHARD_BYTES = 1 << 28  # a shard is in memory while it is written
 SPLITS = ("train", "valid", "test")
 
 Recordings = Sequence[tuple[str, str, Clip]]  # name of the track, of the stem, its samples
-Progress = Callable[[float], object]  # told how many more seconds are written
+Progress = Callable[[int], object]  # told how many more samples are written
 Report = Callable[[float, float], object]  # told how many seconds are written, and of how many
 
 
@@ -221,23 +221,23 @@ def _examples(recordings: Recordings, record_samples: int, progress: Progress) -
         for start in range(0, clip.samples, record_samples):
             pcm = clip.read(start, min(record_samples, clip.samples - start))
             yield f"{track}/{stem}/{start}", {prepared.PCM: pcm, "track": track, "stem": stem, "start": start}
-            progress(len(pcm) / clip.rate)
+            progress(len(pcm))
 
 
 def _counter(songs: Mapping[str, Sequence[Song]], report: Report) -> Progress:
     clips = [clip for split in songs.values() for song in split for clip in song.clips.values()]
-    total = sum(clip.samples / clip.rate for clip in clips)
-    done = 0.0
+    rate, total = clips[0].rate, sum(clip.samples for clip in clips)
+    done = 0
 
-    def progress(seconds: float) -> None:
+    def progress(samples: int) -> None:
         nonlocal done
-        done += seconds
-        report(done, total)
+        done += samples
+        report(done / rate, total / rate)
 
     return progress
 
 
-def _nothing(seconds: float) -> None:
+def _nothing(samples: int) -> None:
     """Report no progress: a function that can be sent to another machine."""
 
 

@@ -141,7 +141,8 @@ def _whole_blocks(blocks: Blocks, scan: StemScan, problems: list[Problem]) -> It
                 held = [joined[:, BLOCK:]]
         scan.whole = True
     except InputError as error:
-        problems.append(Problem(str(error)))
+        if (problem := Problem(str(error))) not in problems:  # one file may hold all stems
+            problems.append(problem)
         return
     yield np.concatenate(held, axis=1)
 

@@ -14,7 +14,7 @@ from jaxmss.data.tracks import Waveform
 
 CLIPPED_RUN = 3  # samples in a row at full scale
 ROUNDING = 4 / FULL_SCALE  # five signals of 16 bits differ by up to 2.5 steps
-LOSSY_SDR = 15.0  # dB that the sum of coded stems reaches at least
+LOSSY_SDR = 20.0  # dB; at 256 kbit/s the sum of coded stems was measured to reach 31 dB
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Nothing here imports JAX or TensorFlow.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -34,7 +34,7 @@ class PreparedClip:
     """One stem of a track.
 
     Attributes:
-      records: of the split, by their position.
+      records: of the split, a data source of TFDS.
       first: position of the first record.
       record_samples: length of every record but the last.
       rate: in Hz.
@@ -43,7 +43,7 @@ class PreparedClip:
       where: the data set and the stem, for errors.
     """
 
-    records: Sequence[Mapping[str, Any]]
+    records: Any
     first: int
     record_samples: int
     rate: int
@@ -167,7 +167,7 @@ def splits(root: Path | str) -> list[str]:
 
 
 def _clips(
-    root: Path | str, layout: Mapping[str, Any], entry: Mapping[str, Any], first: int, records: Sequence[Any]
+    root: Path | str, layout: Mapping[str, Any], entry: Mapping[str, Any], first: int, records: Any
 ) -> Iterator[tuple[str, PreparedClip]]:
     count = _records(entry, layout["record_samples"])
     for position, stem in enumerate(entry["stems"]):
