@@ -25,7 +25,11 @@ class Board:
     """
 
     def __init__(self, directory: Path, first: int):
-        self._writer = SummaryWriter(str(directory), purge_step=first + 1, flush_secs=SECONDS_KEPT)
+        # files are named after the second: one that another process began within it must not be replaced
+        suffix = f".{first:09}"
+        self._writer = SummaryWriter(
+            str(directory), purge_step=first + 1, flush_secs=SECONDS_KEPT, filename_suffix=suffix
+        )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to each curve; a name's part before a "/" is its group."""
