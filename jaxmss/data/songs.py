@@ -21,7 +21,7 @@ from jaxmss.data.clips import Song, open_clip
 from jaxmss.data.pools import made_up_tracks, recordings
 from jaxmss.data.splits import refuse_test, validation_names
 from jaxmss.data.stem_files import decode
-from jaxmss.data.tracks import MIXTURE, STEM_FILE, Track, find_tracks
+from jaxmss.data.tracks import MIXTURE, STEM_FILE, Track, find_tracks, some
 from jaxmss.errors import AudioError, InputError, suggest
 from jaxmss.training.config import SUM, Data, Part
 
@@ -132,10 +132,10 @@ def _files(track: Track, stems: Sequence[str]) -> dict[str, Path]:
     """Return the WAV files of a track's folder."""
     files = {stem: track.path / f"{stem}.wav" for stem in stems}
     if missing := [file.name for file in files.values() if not file.is_file()]:
-        there = ", ".join(sorted(file.name for file in track.path.glob("*.wav")))
+        there = some(sorted(file.name for file in track.path.glob("*.wav")), "no WAV files")
         raise AudioError(
-            f"Track {track.name!r} lacks {', '.join(missing)}: {str(track.path)!r} holds {there}; "
-            "complete it or leave the track out"
+            f"Track {track.name!r} lacks {', '.join(missing)}: {str(track.path)!r} holds {there}; complete it, leave "
+            "the track out, or name the stems whose recordings have folders of their own by --data.folders"
         )
     return files
 

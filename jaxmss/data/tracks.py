@@ -96,7 +96,7 @@ class Track:
             there = sorted(file.name for file in self.path.glob("*.wav"))
             raise AudioError(
                 f"Track {self.name!r} lacks {', '.join(missing)}: {str(self.path)!r} holds "
-                f"{', '.join(there) or 'no WAV files'}; complete it or leave the track out"
+                f"{some(there, 'no WAV files')}; complete it or leave the track out"
             )
 
 
@@ -117,7 +117,7 @@ def find_tracks(root: Path | str, split: str = "test") -> list[Track]:
     folder = root / split
     if not split or not folder.is_dir():
         splits = sorted(path.name for path in root.iterdir() if path.is_dir())
-        raise InputError(f"{str(root)!r} holds no split {split!r}: it holds {_some(splits, 'no folders')}")
+        raise InputError(f"{str(root)!r} holds no split {split!r}: it holds {some(splits, 'no folders')}")
     tracks = [track for path in folder.iterdir() if (track := _track(path)) is not None]
     if not tracks:
         raise InputError(
@@ -207,10 +207,11 @@ def _described(kind: tuple[int, ...]) -> str:
     return f"{channels} channels of {samples} samples at {rate} Hz"
 
 
-def _some(names: Sequence[str], none: str) -> str:
+def some(names: Sequence[str], none: str) -> str:
+    """Return the first few names for a message, or what is said if there are none."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else none
 
 
 def _nearest(name: str, known: Mapping[str, Track]) -> str:
     hint = suggest(name, known)
-    return hint.removeprefix("; ") if "did you mean" in hint else f"the data holds {_some(list(known), 'none')}"
+    return hint.removeprefix("; ") if "did you mean" in hint else f"the data holds {some(list(known), 'none')}"

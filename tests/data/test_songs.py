@@ -143,7 +143,7 @@ def rewritten(samples: int = 500, rate: int = RATE, channels: int = 2):
         ),
         (
             lambda data: first_file(data).unlink(),
-            "Track 'A' lacks vocals.wav: .*A' holds bass.wav, drums.wav, other.wav; complete it or leave the track out",
+            "Track 'A' lacks vocals.wav: .*A' holds bass.wav, drums.wav, other.wav; complete it, leave the",
         ),
         (
             lambda data: [file.unlink() for file in first_file(data).parent.iterdir()],
