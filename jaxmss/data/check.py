@@ -189,7 +189,8 @@ def _repeated(
             where = f"{split}/{source.name}"
             first = names.setdefault(source.name.casefold(), where)
             if _split(first) != split and (first, where) not in alike:
-                yield Report(where, [Problem(f"the same name as {first}; leave one of them out")])
+                text = f"the same name as {first}, but other audio; leave one out if it is the same song"
+                yield Report(where, [Problem(text, is_error=False)])
 
 
 def _split(where: str) -> str:

@@ -65,7 +65,7 @@ def _bar(unit: str) -> Iterator[Callable[[float, float], None]]:
     """Yield what shows progress when it is told how much is done, and of how much."""
     with tqdm(unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
 
-        def report(done: float, total: float) -> None:
+        def report(done: int | float, total: int | float) -> None:
             bar.total = round(total)
             bar.update(int(done) - bar.n)
 
