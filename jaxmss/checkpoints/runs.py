@@ -107,7 +107,9 @@ def check(checkpoint: Path, item: str) -> None:
     try:
         there = _files(checkpoint / item)
         for name, size, crc in _noted(checkpoint, item):
-            length = there[name].stat().st_size if name in there else 0
+            if name not in there:
+                raise CheckpointError(f"{checkpoint / item / name} is missing, so that the checkpoint is damaged")
+            length = there[name].stat().st_size
             if length != size:
                 raise CheckpointError(f"{checkpoint / item / name} is damaged: it holds {length} of {size} bytes")
             if _crc(there[name]) != crc:

@@ -6,8 +6,13 @@ process is killed, the last checkpoint is whole. The data needs none of its own:
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import logging
+import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +43,7 @@ class RunCheckpoints:
     def __init__(self, directory: Path, config: Checkpoints):
         self.directory = Path(directory).absolute()
         self._saving = 0
-        # what goes wrong while saving is raised; Orbax's threads would print a traceback besides
-        logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        _quieten_orbax()
         policies = checkpoint_managers
         best = policies.BestN(get_metric_fn=runs.score, n=1)
         options = ocp.CheckpointManagerOptions(
@@ -182,8 +186,20 @@ def _everywhere(checkpoint: Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     told = " ".join(str(error).split())
-    return "no space left on the device" if "No space left" in told else told[:200]
+    known = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO))
+    return next((reason for reason in known if reason in told), told[:200])
 
 
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+@functools.cache  # once is enough
+def _quieten_orbax() -> None:
+    """Keep Orbax from printing what it raises as well: on a full disk, a traceback for each array, from its threads."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: "orbax" not in record.pathname + record.getMessage())
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
+    printing = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":  # the one in which an array failed to be written
+            printing(unraisable)
+
+    sys.unraisablehook = hook

@@ -1,0 +1,42 @@
+"""A training run of a tiny network, and states of it with random values: nothing needs to be compiled for them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmss import models
+from jaxmss.training.config import Checkpoints, Config, Data
+from jaxmss.training.state import TrainState, initial_state
+
+
+def config(**changes: Any) -> Config:
+    """A run of a network with one level."""
+    network = replace(
+        models.architecture("mobilenet-subband"), widths=(2,), segment=1.0, context=0.25, sources=("vocals",)
+    )
+    fields = {"data": Data(batch=2, seconds=0.5), "checkpoints": Checkpoints(every=1, keep=2), **changes}
+    return Config(**{"model": network, **fields})
+
+
+def state(config: Config, step: int) -> TrainState:
+    """The state of a run after `step` steps: random values that no two arrays and no two steps share."""
+    random = np.random.default_rng(step)
+    drawn = jax.tree.map(lambda leaf: jnp.array(random.uniform(0.5, 1.0, leaf.shape), leaf.dtype), _shapes(config))
+    return drawn._replace(step=jnp.int32(step))
+
+
+@functools.cache
+def _shapes(config: Config) -> TrainState:
+    return jax.eval_shape(lambda: initial_state(config))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees hold the same arrays, bit for bit."""
+    equal = jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(np.asarray(x), np.asarray(y)), a, b)
+    return bool(jax.tree.all(equal))
