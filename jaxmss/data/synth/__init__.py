@@ -1,7 +1,7 @@
 """Songs made by rule, free of rights: a data set to try, test and time training with, in the layout of MUSDB18-HQ.
 
-A song is written (`score`, `melody`), played by instruments (`drums`, `bass`, `harmony`, all but the first of them
-with `tones`) and a singer (`voice`), mixed (`mix`) and stored (`dataset`). Nothing here imports JAX.
+A song is written (`score`, `melody`), played (`drums`, `bass`, `harmony`) and sung (`voice`), mixed (`mix`) and stored
+(`dataset`). Nothing here imports JAX.
 """
 
 from jaxmss.data.synth.dataset import write

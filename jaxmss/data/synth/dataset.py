@@ -62,10 +62,10 @@ def write(
     """Make songs and store them as ``DIR/{train,valid,test}/<track>/{mixture,drums,bass,other,vocals}.wav``.
 
     The files are 16-bit stereo at 44.1 kHz; the mixture is the exact sum of the four stems. A song is a function of
-    the seed, its length, its split and its number there: neither `songs` nor `processes` changes it. A data set that
-    is there already, made with the same arguments, is left as it is; one that was interrupted is completed. Only one
-    call at a time may write to a directory. The processes are spawned: a script calls this from under
-    ``if __name__ == "__main__"``.
+    the seed, its length, its split and its number there: neither `songs` nor `processes` changes a byte of it, nor, by
+    the same versions of NumPy and SciPy, the machine. A data set that is there already, made with the same arguments,
+    is left as it is; one that was interrupted is completed. Only one call at a time may write to a directory. The
+    processes are spawned: a script calls this from under ``if __name__ == "__main__"``.
 
     Arguments:
         directory: an empty or a new one.
@@ -86,18 +86,15 @@ def write(
         return directory
     with reporting(directory):
         aside = _begin(directory, plan)
-        missing = [track for track in plan.tracks() if not any(_place(d, *track).exists() for d in (aside, directory))]
-        done, total = len(plan.tracks()) - len(missing), len(plan.tracks())
-        tell = progress if progress is not None else lambda done, total: None
-        tell(done, total)
-        tasks = [(aside, plan, *track) for track in missing]
-        for made, _ in enumerate(run(_make, tasks, processes or cores()), start=done + 1):
-            tell(made, total)
-        for split in SPLITS:
-            if (aside / split).exists():
-                os.rename(aside / split, directory / split)
-        os.replace(aside / _DESCRIPTION, directory / _DESCRIPTION)
-        aside.rmdir()
+    missing = [track for track in plan.tracks() if not any(_place(d, *track).exists() for d in (aside, directory))]
+    done, total = len(plan.tracks()) - len(missing), len(plan.tracks())
+    tell = progress if progress is not None else lambda done, total: None
+    tell(done, total)
+    tasks = [(aside, plan, *track) for track in missing]
+    for made, _ in enumerate(run(_make, tasks, processes or cores()), start=done + 1):
+        tell(made, total)
+    with reporting(directory):
+        _finish(aside, directory)
     return directory
 
 
@@ -162,6 +159,15 @@ def _make(aside: Path, plan: _Plan, split: str, index: int) -> None:
         except BaseException:
             shutil.rmtree(half_written, ignore_errors=True)
             raise
+
+
+def _finish(aside: Path, directory: Path) -> None:
+    """Move everything to its place, the description last: it says that all is there."""
+    for split in SPLITS:
+        if (aside / split).exists():  # else an interrupted run has moved it
+            os.rename(aside / split, directory / split)
+    os.replace(aside / _DESCRIPTION, directory / _DESCRIPTION)
+    aside.rmdir()
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -127,13 +127,12 @@ def _clap(rng: np.random.Generator) -> Callable[[], Mono]:
 
 def _metal(rng: np.random.Generator, pitch: float, lowest: float, decay: float) -> Callable[[], Mono]:
     """A cymbal: noise and six square waves that fit no series of harmonics, above `lowest` Hz."""
-    ratios = np.array([1.0, 1.34, 1.79, 2.21, 2.68, 3.47]) * rng.uniform(0.97, 1.03, 6)
+    pitches = pitch * np.array([1.0, 1.34, 1.79, 2.21, 2.68, 3.47]) * rng.uniform(0.97, 1.03, 6)
     noisy = rng.uniform(0.4, 1.0)
+    time = _time(5 * decay)
+    squares = np.sign(np.sin(2 * np.pi * np.outer(pitches, time))).sum(axis=0) / 3
 
     def make() -> Mono:
-        time = _time(5 * decay)
-        start = rng.random(6)
-        squares = np.sign(np.sin(2 * np.pi * (np.outer(pitch * ratios, time) + start[:, None]))).sum(axis=0) / 3
         sound = band(squares + noisy * rng.standard_normal(len(time)), "high", lowest)
         return sound * np.exp(-time / decay)
 

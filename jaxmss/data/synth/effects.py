@@ -43,7 +43,7 @@ def band(sound: np.ndarray, kind: Literal["low", "high", "band"], frequency: flo
 
 
 def drive(sound: np.ndarray, amount: float) -> np.ndarray:
-    """Saturate softly: peaks of the sound reach `amount` on a tanh curve."""
+    """Saturate softly, the peak as it was: it lies at `amount` on a tanh curve."""
     peak = np.max(np.abs(sound)) or 1.0
     return np.tanh(amount * sound / peak) * (peak / np.tanh(amount))
 

@@ -3,8 +3,7 @@
 The pitch glides from note to note, scoops, drifts and takes a vibrato on held notes. Every note is a syllable: a
 consonant, of noise, a closed mouth or both, and a vowel, or two that glide into each other. A breath comes before a
 phrase.
-Source-filter model: G. Fant, "Acoustic theory of speech production" (1960). Formants of vowels: G. E. Peterson and
-H. L. Barney, "Control methods used in a study of the vowels" (1952), averages of men.
+Source-filter model: G. Fant, "Acoustic theory of speech production" (1960).
 """
 
 from __future__ import annotations
@@ -18,69 +17,12 @@ from scipy.ndimage import gaussian_filter1d
 
 from jaxmss.data.synth.effects import HOP, Mono, Stereo, band, bins, drive, frame_count, pan, reverberate, room, shape
 from jaxmss.data.synth.melody import phrases
+from jaxmss.data.synth.phonemes import CONSONANTS, DIPHTHONGS, NEUTRAL, VOWELS, Consonant
 from jaxmss.data.synth.score import RATE, Note, Score, spread
 from jaxmss.data.synth.tones import hertz
 
-_VOWELS = {  # first three formants in Hz
-    "heed": (270, 2290, 3010),
-    "hid": (390, 1990, 2550),
-    "head": (530, 1840, 2480),
-    "had": (660, 1720, 2410),
-    "hod": (730, 1090, 2440),
-    "hawed": (570, 840, 2410),
-    "hood": (440, 1020, 2240),
-    "who'd": (300, 870, 2240),
-    "hud": (640, 1190, 2390),
-}
-_DIPHTHONGS = (("hod", "heed"), ("hod", "who'd"), ("hawed", "heed"), ("head", "heed"), ("hud", "who'd"))
 _BANDWIDTHS = (80.0, 100.0, 140.0)  # Hz
-_NEUTRAL = (500, 1500, 2500)
 _HIGHEST = 16000.0  # Hz of a harmonic
-
-
-@dataclass(frozen=True)
-class _Consonant:
-    """What comes before a vowel.
-
-    Attributes:
-      closure: seconds of silence or murmur before the noise.
-      noise: seconds of noise.
-      middle: of the noise's spectrum, in Hz.
-      width: of it, in octaves.
-      level: of the noise.
-      murmur: level of the voice during all of it.
-      formants: of the murmur, in Hz.
-    """
-
-    closure: float = 0.0
-    noise: float = 0.0
-    middle: float = 1000.0
-    width: float = 1.0
-    level: float = 0.0
-    murmur: float = 0.0
-    formants: tuple[int, int, int] = _NEUTRAL
-
-
-_CONSONANTS = {
-    "": _Consonant(murmur=0.8),
-    "h": _Consonant(0.0, 0.06, 1500.0, 1.6, 0.25),
-    "s": _Consonant(0.0, 0.11, 7500.0, 0.45, 0.8),
-    "sh": _Consonant(0.0, 0.11, 3600.0, 0.5, 0.8),
-    "f": _Consonant(0.0, 0.09, 7000.0, 1.4, 0.2),
-    "t": _Consonant(0.05, 0.035, 5000.0, 0.7, 1.0),
-    "k": _Consonant(0.05, 0.04, 2200.0, 0.5, 0.9),
-    "p": _Consonant(0.05, 0.025, 1000.0, 1.0, 0.7),
-    "d": _Consonant(0.04, 0.015, 4000.0, 0.8, 0.6, 0.15, (200, 1700, 2600)),
-    "b": _Consonant(0.04, 0.01, 900.0, 1.0, 0.5, 0.15, (200, 900, 2300)),
-    "v": _Consonant(0.0, 0.07, 6000.0, 1.4, 0.1, 0.35, (250, 1100, 2300)),
-    "z": _Consonant(0.0, 0.08, 7500.0, 0.5, 0.4, 0.3, (250, 1600, 2600)),
-    "m": _Consonant(0.07, murmur=0.4, formants=(250, 1000, 2200)),
-    "n": _Consonant(0.07, murmur=0.4, formants=(250, 1600, 2500)),
-    "l": _Consonant(0.06, murmur=0.6, formants=(350, 1100, 2800)),
-    "r": _Consonant(0.06, murmur=0.6, formants=(400, 1200, 1650)),
-    "w": _Consonant(0.07, murmur=0.6, formants=(300, 650, 2200)),
-    "y": _Consonant(0.06, murmur=0.6, formants=(270, 2200, 3000)),
-}
 
 
 @dataclass(frozen=True)
@@ -178,16 +120,16 @@ def _course(rng: np.random.Generator, melody: Sequence[Sequence[Note]], singer: 
     shake = np.zeros(frames)
     voice = np.zeros(frames)
     formants = np.empty((3, frames))
-    formants[:] = np.array(_NEUTRAL)[:, None]
+    formants[:] = np.array(NEUTRAL)[:, None]
     noise = np.zeros((frames, len(bins())))
-    repertoire = list(_CONSONANTS)
+    repertoire = list(CONSONANTS)
     for phrase in melody:
         first = phrase[0].start
         breath = np.exp(-(((time - first + 0.25) / 0.07) ** 2)) * singer.breath * rng.uniform(0.3, 1.0)
         around = slice(*np.searchsorted(time, [first - 0.5, first]))
         noise[around] += breath[around, None] * _spectrum(1700 * singer.tract, 1.3)
         for number, note in enumerate(phrase):
-            consonant = _CONSONANTS[repertoire[rng.integers(len(repertoire))]]
+            consonant = CONSONANTS[repertoire[rng.integers(len(repertoire))]]
             hurry = min(1.0, 0.5 * note.length / 0.15)  # of quick notes more than half is vowel
             onset = note.start + hurry * consonant.closure
             vowel = onset + hurry * consonant.noise
@@ -219,15 +161,15 @@ def _course(rng: np.random.Generator, melody: Sequence[Sequence[Note]], singer: 
 
 
 def _formants(
-    rng: np.random.Generator, time: Mono, vowel: float, end: float, consonant: _Consonant
+    rng: np.random.Generator, time: Mono, vowel: float, end: float, consonant: Consonant
 ) -> Float[np.ndarray, "3 n"]:
     """Return the aims of the formants over a note: the consonant's until `vowel`, then the vowel's or two vowels'."""
-    names = list(_VOWELS)
+    names = list(VOWELS)
     first = last = names[rng.integers(len(names))]
     if end - vowel > 0.25 and rng.random() < 0.4:
-        first, last = _DIPHTHONGS[rng.integers(len(_DIPHTHONGS))]
+        first, last = DIPHTHONGS[rng.integers(len(DIPHTHONGS))]
     over = np.clip((time - vowel) / max(end - vowel, 1e-3) * 1.6 - 0.5, 0, 1)
-    aims = np.outer(_VOWELS[first], 1 - over) + np.outer(_VOWELS[last], over)
+    aims = np.outer(VOWELS[first], 1 - over) + np.outer(VOWELS[last], over)
     return np.where(time < vowel, np.array(consonant.formants)[:, None], aims)
 
 
