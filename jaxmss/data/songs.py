@@ -23,7 +23,7 @@ from jaxmss.data.splits import refuse_test, validation_names
 from jaxmss.data.stem_files import decode
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, Track, find_tracks, some
 from jaxmss.errors import AudioError, InputError, suggest
-from jaxmss.training.config import SUM, Data, Part
+from jaxmss.training.config import SUM, SYNTH, Data, Part
 
 Named = TypeVar("Named", Song, Track)
 
@@ -81,7 +81,7 @@ def validation_tracks(data: Data) -> list[Track]:
 
 def root_of(data: Data) -> str:
     """Return where the data lies. Raises `InputError` if it is not said."""
-    root = data.root.removeprefix("synth:")
+    root = data.root.removeprefix(SYNTH)
     if not root:
         raise InputError("It is not said what to train on; set --data.root to a folder, or to synth:DIR for a trial")
     return root

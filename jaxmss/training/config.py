@@ -11,6 +11,7 @@ from typing import Literal
 from jaxmss.config import ResUNetConfig, check
 
 SUM = "+"  # between the stems of a choice that are added up
+SYNTH = "synth:"  # before the folder of synthetic songs
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""A training run from its first line to its last: data, devices, state, steps, and what happens between them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from jaxmss.data import synth
+from jaxmss.data.batches import batches
+from jaxmss.data.songs import root_of, training_songs, validation_tracks
+from jaxmss.errors import InputError
+from jaxmss.loading import keep_compiled_programs
+from jaxmss.training import distributed, sharding
+from jaxmss.training.checkpoints import RunCheckpoints
+from jaxmss.training.config import SYNTH, Config, Data
+from jaxmss.training.report import write_report
+from jaxmss.training.run_directory import claimed
+from jaxmss.training.starting import start_from
+from jaxmss.training.state import TrainState
+from jaxmss.training.validation import Validator
+from jaxmss.training.watching import Watch
+from jaxmss.typing import Variables
+
+IN_FLIGHT = 2  # steps that may wait for the devices: more would only hold more batches in memory
+
+
+def train(config: Config, run: Path) -> None:
+    """Train as `config` says, in the directory `run`; go on from its last checkpoint if it holds this run already.
+
+    Every process of a cluster calls this with the same arguments. On SIGTERM the state is saved and the function
+    returns. Raises `InputError` for a config, data or a directory that cannot be used, and where training fails.
+    """
+    distributed.initialize()
+    keep_compiled_programs()
+    mesh = sharding.make_mesh(config)
+    _make_songs(config.data)
+    songs = training_songs(config.data, config.model)
+    validator = Validator(config, validation_tracks(config.data)) if config.validation.every else None
+
+    with claimed(run, config), RunCheckpoints(run, config.checkpoints) as checkpoints:
+        state = sharding.init(config, mesh)
+        restored = checkpoints.restore_latest(state, tell)
+        state = start_from(config, state, tell) if restored is None else restored
+        take_step = sharding.compile_step(config, mesh)
+        first, steps = int(state.step), config.steps(config.hours)
+        model, process = config.model, (jax.process_index(), jax.process_count())
+        stream = batches(
+            songs, config.data, model.sample_rate, model.channels, config.seed, first, steps, process=process
+        )
+        stop_asked = _stop_on_sigterm()
+        running: deque[jax.Array] = deque()
+        with Watch(run, config, first) as watch:
+            for step, batch in enumerate(stream, start=first + 1):
+                state, metrics = take_step(state, sharding.place_batch(batch, mesh))
+                watch.step(step, metrics)
+                running.append(metrics["skipped"])
+                if len(running) > IN_FLIGHT:
+                    _give_up(int(running.popleft()), step, config)
+
+                result, stop = None, stop_asked(step)
+                if validator is not None and (step % config.validation.every == 0 or step == steps):
+                    result = validator(weights(state))
+                    watch.validation(step, result)
+                if result is not None or stop or step == steps or step % config.checkpoints.every == 0:
+                    watch.flush()
+                    checkpoints.save(step, state, None if result is None else result.mean)
+                checkpoints.check()
+                if stop:
+                    tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
+                    break
+        stream.close()
+        if jax.process_index() == 0:
+            print(write_report(run))
+
+
+def weights(state: TrainState) -> Variables:
+    """Return the variables that a run is judged by: averaged ones if it averages."""
+    return {"params": state.params, "batch_stats": state.batch_stats} if state.ema is None else state.ema
+
+
+def tell(line: str) -> None:
+    """Say a line to who watches, once for all processes."""
+    if jax.process_index() == 0:
+        print(f"train.py: {line}", file=sys.stderr, flush=True)
+
+
+def _make_songs(data: Data) -> None:
+    """Make the synthetic data set that `data.root` asks for, unless it is there; process 0 does it for all."""
+    if not data.root.startswith(SYNTH):
+        return
+    if jax.process_index() == 0:
+        with tqdm(unit="song", desc="Making songs", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+            def show(done: int, songs: int) -> None:
+                bar.total = songs
+                bar.update(done - bar.n)
+
+            synth.write(root_of(data), progress=show)
+    multihost_utils.sync_global_devices("songs are made")
+
+
+def _give_up(skipped: int, step: int, config: Config) -> None:
+    """Raise `InputError` when so many updates in a row were skipped that the run will not come back by itself."""
+    if skipped >= config.optim.give_up_after:
+        raise InputError(
+            f"loss or gradients were not finite in {skipped} steps in a row, up to step {step}: nothing was learned "
+            "from them; start again from an earlier checkpoint with a lower optim.lr or with optim.clip"
+        )
+
+
+def _stop_on_sigterm() -> Callable[[int], bool]:
+    """Return what tells, after each step, whether the run shall stop: at the same step in every process."""
+    if jax.process_count() > 1:  # JAX itself listens, and agrees with the others on a step
+        return multihost_utils.reached_preemption_sync_point
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    return lambda step: bool(asked)
