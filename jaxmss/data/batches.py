@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -118,11 +118,11 @@ def batches(
     start: int,
     stop: int,
     process: tuple[int, int] = (0, 1),
-) -> Iterator[Batch]:
-    """Return an iterator over a process's share of the batches of the steps from `start` to before `stop`.
+) -> Generator[Batch, None, None]:
+    """Return a generator of a process's share of the batches of the steps from `start` to before `stop`.
 
     The shares of all processes, one after another, are the batch of a single process. Some batches are read ahead, by
-    `data.threads` threads, which end when the iterator is closed.
+    `data.threads` threads, which end when the generator is closed.
 
     Args:
       songs: to draw from; together with `data` and `seed` they determine every batch.
@@ -135,7 +135,7 @@ def batches(
       process: index of this process, and number of processes.
 
     Raises:
-      InputError: at once if the processes cannot share a batch evenly, or there are too few songs; from the iterator
+      InputError: at once if the processes cannot share a batch evenly, or there are too few songs; from the generator
         if a file cannot be read.
     """
     place, processes = process
@@ -147,7 +147,7 @@ def batches(
 
 def _batches(
     examples: Examples, data: Data, channels: int, steps: range, place: int, processes: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     rows = data.batch // processes
     shape = (rows, sum(examples.slots))
     ahead = AHEAD - 1 + math.ceil(data.threads / rows)  # work for all threads

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -56,7 +57,7 @@ def train(config: Config, run: Path) -> None:
         )
         stop_asked = _stop_on_sigterm()
         running: deque[jax.Array] = deque()
-        with Watch(run, config, first) as watch:
+        with closing(stream), Watch(run, config, first) as watch:
             for step, batch in enumerate(stream, start=first + 1):
                 state, metrics = take_step(state, sharding.place_batch(batch, mesh))
                 watch.step(step, metrics)
@@ -75,7 +76,6 @@ def train(config: Config, run: Path) -> None:
                 if stop:
                     tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
                     break
-        stream.close()
         if jax.process_index() == 0:
             print(write_report(run))
 
