@@ -6,6 +6,8 @@ import io
 import json
 import re
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -217,6 +219,40 @@ def test_metrics_that_cannot_be_written_are_one_clear_line(tmp_path):
     file._file = full.open("a")
     with pytest.raises(InputError, match=r"No space left on device; free some space"):
         file.write({"step": 1})
+
+
+def test_an_error_in_training_is_not_hidden_by_another(tmp_path):
+    def interrupted():
+        run, gone = config(every=1), metrics_of(1)
+        with claimed(tmp_path / "run", run), Watch(tmp_path / "run", run, 0) as watch:
+            watch.step(1, gone)
+            gone["loss"].delete()  # to fetch it would raise RuntimeError
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from jaxmss.errors import InputError
+from jaxmss.training.tensorboard import Board
+board = Board(Path(sys.argv[1]), 0)
+try:
+    for step in range(100_000):
+        board.scalars(step, {"train/loss": 1.0})
+except InputError as error:
+    board.close()
+    print(error)
+"""
+
+
+def test_a_file_that_may_not_grow_ends_the_writing_with_one_clear_line(tmp_path):
+    told = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert re.fullmatch(r"'.*' cannot be written: File too large; free some space or .*\n", told.stdout), told.stderr
 
 
 def test_durations_have_two_units():

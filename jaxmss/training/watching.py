@@ -120,10 +120,9 @@ class Watch:
         self._held, self._since = [], now
 
     def close(self) -> None:
-        """Tell of the last step if a line is due, and finish the files."""
+        """Finish the files. What is held of the last steps is not told: see `flush`."""
         if not self._tells:
             return
-        self.flush()
         self._profile.close()
         self._board.close()
         self._file.close()
@@ -131,8 +130,12 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error is None:  # else the devices, or the disk, may be what failed
+                self.flush()
+        finally:
+            self.close()
 
 
 class MetricsFile:
@@ -164,8 +167,9 @@ class MetricsFile:
         self._note(line)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; all is written already."""
+        with suppress(OSError):  # what a full disk refused is told already
+            self._file.close()
 
     def _note(self, line: Mapping[str, Any]) -> None:
         if "validation" in line:
