@@ -6,11 +6,13 @@ needed for it.
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -92,8 +94,10 @@ class _Writer(tfds.core.ExampleWriter):
     def write(self, path: epath.PathLike, examples: Any) -> None:
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         for _, example in examples:
-            writer.write(example)
-        writer.close()
+            with _as_os_error():
+                writer.write(example)
+        with _as_os_error():
+            writer.close()
 
 
 def build(
@@ -119,10 +123,8 @@ def build(
         for left in prepared.directory(destination).parent.glob(f"incomplete.*_{prepared.VERSION}"):
             left.rmtree()
         builder = Musdb18Hq(songs, _counter(songs, report) if beam is None else _nothing, str(destination))
-        with redirect_stdout(io.StringIO()):  # where it announces a download
-            builder.download_and_prepare(download_config=_download_config(beam))
-        for folder in ("extracted", ""):  # it makes these too
-            (epath.Path(destination) / "downloads" / folder).rmdir()
+        with TemporaryDirectory() as downloads, redirect_stdout(io.StringIO()):  # it has none, but announces them
+            builder.download_and_prepare(download_dir=downloads, download_config=_download_config(beam))
     verify(songs, destination)
     return prepared.directory(destination)
 
@@ -239,6 +241,15 @@ def _counter(songs: Mapping[str, Sequence[Song]], report: Report) -> Progress:
 
 def _nothing(samples: int) -> None:
     """Report no progress: a function that can be sent to another machine."""
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turn what the writer raises for a full disk into what everything else raises for it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error).partition(";")[0]) from error
 
 
 def _download_config(beam: Sequence[str] | None) -> tfds.download.DownloadConfig:

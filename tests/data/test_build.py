@@ -202,6 +202,22 @@ def test_an_error_while_building_leaves_nothing(source, tmp_path):
     assert os.listdir(tmp_path / "out/musdb18_hq") == []
 
 
+def test_a_disk_that_takes_no_more_is_told_of_in_one_line_and_nothing_is_left(source, tmp_path):
+    script = (
+        "import resource, sys; from jaxmss import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "cli.main(['data', 'build', *sys.argv[1:]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, source, tmp_path / "out"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"jaxmss: '{tmp_path / 'out'}' cannot be written: ")
+    assert done.stderr.endswith("free some space or choose another directory\n")
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path / "out/musdb18_hq") == []
+
+
 def test_a_source_that_changes_meanwhile_is_found_by_reading_back(source, tmp_path):
     def change(done: float, total: float) -> None:
         if done == total:
