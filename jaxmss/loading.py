@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def fetched(name: str) -> Path:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with one_process_at_a_time(lock):
             if not directory.exists():  # another process may have made it while this one waited
-                _fetch(name, directory)
+                _fetch_alone(name, directory) if jax.process_count() > 1 else _fetch(name, directory)
     except OSError as error:
         raise DownloadError(
             f"cannot write {error.filename or lock}: {error.strerror}; "
@@ -110,6 +112,16 @@ def _fetch(name: str, directory: Path) -> None:
     fetch(weights.url, file, size=weights.size, md5=weights.md5)
     convert(weights.architecture, file, directory, weights.sources)
     file.unlink()
+
+
+def _fetch_alone(name: str, directory: Path) -> None:
+    """Fetch in a process that knows of no others: among several, Orbax writes for the first one only."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_leave_accelerators) as process:
+        process.submit(_fetch, name, directory).result()
+
+
+def _leave_accelerators() -> None:
+    jax.config.update("jax_platforms", "cpu")  # the process that waits for this one has them
 
 
 def keep_compiled_programs() -> None:

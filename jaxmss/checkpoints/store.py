@@ -62,13 +62,20 @@ def restore(directory: Path) -> tuple[Any, Variables]:
 
 
 def read_variables(folder: Path, config: Any) -> Variables:
-    """Read the variables of the network of `config` from what Orbax wrote; raise `CheckpointError` if they differ."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """Read the variables of the network of `config` from what Orbax wrote; raise `CheckpointError` if they differ.
+
+    Each of several processes reads for itself, onto a device of its own.
+    """
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+    )
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), models.variable_shapes(config)
     )
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             return checkpointer.restore(folder.absolute(), target)
     except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
         told = " ".join(str(error).split())[:200]

@@ -31,7 +31,7 @@ class Data:
 def evaluate(
     data: Data,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    ckpt: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIRECTORY[,...]")] = None,
+    ckpt: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP][,...]")] = None,
     estimates: Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY")] = None,
     tracks: str | None = None,
     limit: int | None = None,
@@ -53,7 +53,8 @@ def evaluate(
         data: the test tracks.
         output: folder for tracks/*.json, results.json, results.csv and report.html; one in it for each of several
             checkpoints.
-        ckpt: published name (see `jaxmss models`) or checkpoint directory; several with commas.
+        ckpt: published name (see `jaxmss models`), checkpoint directory, or training run: RUN is its best checkpoint,
+            RUN@last and RUN@12000 are others; with @raw at the end without the moving average. Several with commas.
         estimates: instead of a checkpoint, stems that any program made: DIRECTORY/<track>/<stem>.wav.
         tracks: comma-separated names of the tracks to score (default: all).
         limit: score the first so many of them.
@@ -72,6 +73,10 @@ def evaluate(
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1")
     names = [part.strip() for part in tracks.split(",")] if tracks is not None else None
+
+    from jaxmss.training.distributed import initialize
+
+    initialize()  # comes before anything that starts JAX
 
     from jaxmss.data.tracks import demo_tracks, find_tracks, select
     from jaxmss.evaluation.evaluate import evaluate_all

@@ -1,4 +1,4 @@
-"""Evaluate one system or several on the same tracks, and report."""
+"""Evaluate one system or several on the same tracks, in one process or several, and report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from jaxmss.data.tracks import Track
 from jaxmss.errors import InputError
+from jaxmss.evaluation import processes
+from jaxmss.evaluation.excerpts import drop_others
 from jaxmss.evaluation.report import write_report
 from jaxmss.evaluation.results import shown, summarise, table, write_results
-from jaxmss.evaluation.run import evaluate
+from jaxmss.evaluation.run import Outcome, collect, evaluate
 from jaxmss.evaluation.scores import score_track
 from jaxmss.evaluation.scoring import Job
 from jaxmss.evaluation.systems import System
@@ -24,32 +26,37 @@ def evaluate_all(
     """Evaluate the systems in turn, print a table for each, and write the results; return 1 if a track failed, or 0.
 
     One system writes to the job's output itself, several to folders of their names in it. `data` says in the results
-    where the tracks are. Raises `InputError` for systems of one name, and where the engine cannot start.
+    where the tracks are. Of several processes each one takes a share of the tracks, and the first one reports; all of
+    them return the same. Raises `InputError` for systems of one name, and where the engine cannot start.
     """
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
         raise InputError(f"Two systems have one name ({', '.join(names)}); rename a directory")
     _try(job.engine)
-    every = []
+    every, failed = [], False
     for system in systems:
         own = job if len(systems) == 1 else replace(job, output=job.output / system.name)
-        outcome = evaluate(system, tracks, own, workers, lambda line: print(line, flush=True))
-        config = {
-            **system.identity,
-            "data": data,
-            "engine": job.engine,
-            "fit_length": job.fit_length,
-            "device": system.device,
-        }
-        results = summarise(system.name, outcome, config)
-        write_results(own.output, results)
-        write_report(own.output, results, outcome)
-        page = (own.output / "report.html").absolute().as_uri()
-        print(f"\n{table(results)}\nThe results are in {own.output}; to see and hear them, open {page}\n")
-        every.append(results)
+        mine = evaluate(system, processes.share(tracks), own, workers, lambda line: print(line, flush=True))
+        outcome = collect(own, tracks, processes.merge(mine.failed, system.name))
+        failed |= bool(outcome.failed)
+        if processes.reports():
+            every.append(_report(system, own, outcome, data))
     if len(every) > 1:
         print(_comparison(every))
-    return int(any(results["failed"] for results in every))
+    return int(failed)
+
+
+def _report(system: System, job: Job, outcome: Outcome, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the results of a system, print its table, and return what `summarise` does."""
+    drop_others(job.output, {track: result.scores for track, result in outcome.results.items()})
+    scoring = {"engine": job.engine, "fit_length": job.fit_length}
+    config = {**system.identity, "data": data, **scoring, "device": system.device}
+    results = summarise(system.name, outcome, config)
+    write_results(job.output, results)
+    write_report(job.output, results, outcome)
+    page = (job.output / "report.html").absolute().as_uri()
+    print(f"\n{table(results)}\nThe results are in {job.output}; to see and hear them, open {page}\n", flush=True)
+    return results
 
 
 def _try(engine: str) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -63,9 +63,20 @@ def evaluate(
         drop_others(job.output, {name: result.scores for name, result in outcome.results.items()})
         left = (time.perf_counter() - start) / done * (len(todo) - done)
         tell(f"[{len(tracks) - len(todo) + done}/{len(tracks)}] {_line(outcome, track.name)}; {_duration(left)} left")
-    order = [track.name for track in tracks]
-    by_order = [{n: found[n] for n in order if n in found} for found in vars(outcome).values()]
-    return Outcome(*by_order)
+    return collect(job, tracks, outcome.failed)
+
+
+def collect(job: Job, tracks: Sequence[Track], failed: Mapping[str, str]) -> Outcome:
+    """Return what came of each track, in their order: as it stands in the output, or why it failed."""
+    outcome = Outcome()
+    for track in tracks:
+        if track.name in failed:
+            outcome.failed[track.name] = failed[track.name]
+        elif (found := stored(job.output, track.name)) is not None:
+            _note(outcome, track, found)
+        else:
+            outcome.failed[track.name] = f"its scores are not in {str(job.output)!r}; processes must share the folder"
+    return outcome
 
 
 def _run(

@@ -31,7 +31,7 @@ def model_system(checkpoint: str, options: Options, dtype: str) -> System:
         )
     model.chunking(options)  # refuses segments and contexts that do not fit together, before any work
     identity = {"checkpoint": exact, "options": vars(options), "dtype": dtype}
-    device = jax.devices()[0].device_kind
+    device = jax.local_devices()[0].device_kind
     return System(Path(exact).name, identity, lambda track: _separate(model, options, track), device)
 
 

@@ -1,4 +1,4 @@
-"""museval to score with, and the real recording."""
+"""museval to score with, the real recording, and a data set of noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import av
 import numpy as np
 import pytest
 
+from jaxmss.data import STEMS
 from jaxmss.evaluation import MEASURES
+
+from .stems import MADE, RATE, separated, stems_of_noise, write_stems
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +53,14 @@ def pcm(recording) -> dict[str, np.ndarray]:
     accompaniment = recording["drums"] + recording["bass"] + recording["other"]
     stems = {"vocals": recording["vocals"], "accompaniment": accompaniment}
     return {stem: np.clip(np.round(x * 32768), -32768, 32767) / np.float32(32768) for stem, x in stems.items()}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Write three mono tracks of noise, 3 s and a bit, as MUSDB18-HQ lays them out, and estimates of two stems."""
+    for seed, name in enumerate(("A", "B", "C")):
+        references = {stem: 0.1 * x for stem, x in stems_of_noise(STEMS, 1, 3 * RATE + 99, seed).items()}
+        references["mixture"] = sum(references.values())
+        write_stems(tmp_path / "data" / "test" / name, references)
+        write_stems(tmp_path / "estimates" / name, separated({stem: references[stem] for stem in MADE}, seed=seed))
+    return tmp_path

@@ -1,8 +1,14 @@
-"""Synthetic stems, and the distance between two tables of scores."""
+"""Synthetic stems, their files, and the distance between two tables of scores."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import soundfile
+
+RATE = 2000  # of the data set of noise
+MADE = ("drums", "vocals")  # the stems of it that are estimated
 
 
 def stems_of_noise(names, channels, samples, seed=0) -> dict[str, np.ndarray]:
@@ -32,3 +38,18 @@ def largest_difference(scores, others, measures) -> dict[str, float]:
         equal = np.isclose(ours, theirs, rtol=0, atol=0, equal_nan=True)  # infinities and unscored frames among them
         out[measure] = float(np.nan_to_num(np.abs(ours - theirs)[~equal], nan=np.inf).max(initial=0))
     return out
+
+
+def write_stems(folder: Path, stems, rate=RATE):
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, waveform in stems.items():
+        soundfile.write(folder / f"{stem}.wav", waveform.T, rate, subtype="FLOAT")
+
+
+def read_stems(folder: Path, stems):
+    return {stem: soundfile.read(folder / f"{stem}.wav", dtype="float32", always_2d=True)[0].T for stem in stems}
+
+
+def change(file: Path, change_):
+    waveform, rate = soundfile.read(file, always_2d=True)
+    soundfile.write(file, change_(waveform), rate, subtype="FLOAT")

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import soundfile
 from golden_weights import GOLDEN, wave
 
 from jaxmss import models
@@ -29,38 +28,10 @@ from jaxmss.evaluation.run import evaluate
 from jaxmss.evaluation.scoring import Job
 from jaxmss.evaluation.systems import Estimates, System, folder_system
 
-from .stems import separated, stems_of_noise
+from .stems import MADE, RATE, change, read_stems, write_stems
 
 REPOSITORY = Path(__file__).parents[2]
-RATE = 2000
-MADE = ("drums", "vocals")  # the stems that are estimated
 SMALL = SpleeterConfig(n_fft=256, hop=64, bins=64, frames_per_chunk=16, widths=(3, 4, 5))
-
-
-@pytest.fixture
-def root(tmp_path):
-    """Write three mono tracks of noise, 3 s and a bit, as MUSDB18-HQ lays them out, and estimates of two stems."""
-    for seed, name in enumerate(("A", "B", "C")):
-        references = {stem: 0.1 * x for stem, x in stems_of_noise(STEMS, 1, 3 * RATE + 99, seed).items()}
-        references["mixture"] = sum(references.values())
-        write_stems(tmp_path / "data" / "test" / name, references)
-        write_stems(tmp_path / "estimates" / name, separated({stem: references[stem] for stem in MADE}, seed=seed))
-    return tmp_path
-
-
-def write_stems(folder: Path, stems, rate=RATE):
-    folder.mkdir(parents=True, exist_ok=True)
-    for stem, waveform in stems.items():
-        soundfile.write(folder / f"{stem}.wav", waveform.T, rate, subtype="FLOAT")
-
-
-def read_stems(folder: Path, stems):
-    return {stem: soundfile.read(folder / f"{stem}.wav", dtype="float32", always_2d=True)[0].T for stem in stems}
-
-
-def change(file: Path, change_):
-    waveform, rate = soundfile.read(file, always_2d=True)
-    soundfile.write(file, change_(waveform), rate, subtype="FLOAT")
 
 
 def run(*arguments) -> int:
