@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -165,18 +166,31 @@ def limited(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def save_until_it_fails(checkpoints: RunCheckpoints, steps: range) -> None:
+def wait(checkpoints: RunCheckpoints) -> None:
+    checkpoints.wait()
+
+
+def look_often(checkpoints: RunCheckpoints) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        checkpoints.check()
+
+
+def save_until_it_fails(
+    checkpoints: RunCheckpoints, steps: range, after: Callable[[RunCheckpoints], None] = wait
+) -> None:
     with checkpoints:
         for step in steps:
             checkpoints.save(step, tiny_run.state(CONFIG, step))
-            checkpoints.wait()
+            after(checkpoints)
 
 
-def test_what_cannot_be_written_is_told_in_a_line_and_costs_no_older_checkpoint(tmp_path, capfd):
+@pytest.mark.parametrize("after", [wait, look_often])
+def test_what_cannot_be_written_is_told_in_a_line_and_costs_no_older_checkpoint(tmp_path, capfd, after):
     save(tmp_path, {1: 2.0, 2: None})
     checkpoints = RunCheckpoints(tmp_path, Checkpoints(keep=1))
     with limited(1000), pytest.raises(CheckpointError, match="checkpoints/3 cannot be written: File too large; those"):
-        save_until_it_fails(checkpoints, range(3, 5))
+        save_until_it_fails(checkpoints, range(3, 5), after)
     assert "Traceback" not in capfd.readouterr().err
     assert runs.steps(tmp_path) == [1, 2]
     assert tiny_run.same(restored(tmp_path)[0], tiny_run.state(CONFIG, 2))

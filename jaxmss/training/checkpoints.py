@@ -71,9 +71,10 @@ class RunCheckpoints:
             )
 
     def check(self) -> None:
-        """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait."""
-        with self._told():
-            self._manager.check_for_errors()
+        """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait for it."""
+        # not `check_for_errors`: it would take the error from the thread that else deletes older checkpoints
+        if not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Return when the last checkpoint is written; raise `CheckpointError` if it cannot be."""
@@ -193,8 +194,8 @@ def _reason(error: Exception) -> str:
 @functools.cache  # once is enough
 def _quieten_orbax() -> None:
     """Keep Orbax from printing what it raises as well: on a full disk, a traceback for each array, from its threads."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(lambda record: "orbax" not in record.pathname + record.getMessage())
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
     warnings.filterwarnings("ignore", "coroutine 'async_serialize.* was never awaited", RuntimeWarning)
     printing = sys.unraisablehook
 
