@@ -41,7 +41,7 @@ Report = Callable[[float, float], object]  # told how many seconds are written, 
 class Musdb18Hq(tfds.core.ShardBasedBuilder):
     """Writes the data set, shard by shard.
 
-    A `GeneratorBasedBuilder` sorts its records first, and more than 1 GB of them on disk, for which it needs TensorFlow.
+    A `GeneratorBasedBuilder` sorts its records first, beyond 1 GB on disk, and for that it needs TensorFlow.
     """
 
     VERSION = tfds.core.Version(prepared.VERSION)
