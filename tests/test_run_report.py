@@ -83,6 +83,16 @@ def test_a_run_without_validation_or_steps_has_a_report(tmp_path):
     assert "<table" not in page
 
 
+def test_the_time_that_a_run_lay_still_is_not_counted(run):
+    config = json.loads((run / "config.json").read_text())
+    started = {"started": {"device": "cpu", "devices": 1}}
+    lines = [{"step": 0, "time": 100.0, **started}, step_line(10, 0.1) | {"time": 160.0}]
+    lines += [{"step": 10, "time": 90_000.0, **started}, step_line(20, 0.1) | {"time": 90_060.0}]
+    page = render(summarise("run", lines), lines, config)
+    assert "<dt>time</dt><dd>2 min 0 s</dd>" in page
+    assert "<dt>taken up</dt><dd>once</dd>" in page
+
+
 def test_a_report_that_cannot_be_written_is_one_clear_line(run):
     (run / "report.html").mkdir()
     with pytest.raises(AudioError, match=r"report\.html' cannot be written"):

@@ -237,12 +237,12 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
 from jaxmss.errors import InputError
 from jaxmss.training.tensorboard import Board
 board = Board(Path(sys.argv[1]), 0)
 try:
-    for step in range(100_000):
+    for step in range(1_000):
         board.scalars(step, {"train/loss": 1.0})
 except InputError as error:
     board.close()

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -175,12 +176,15 @@ def _numbers(values: Sequence[int | float | None]) -> Float[np.ndarray, " n"]:
 
 def _facts(report: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> str:
     started = [line["started"] for line in lines if "started" in line]
+    # the time between the end of a process and the start of the next is nobody's
+    running = sum((b["time"] - a["time"] for a, b in pairwise(lines) if "started" not in b), 0.0)
+    again = max(len(started) - 1, 0)
     speed, skipped = report["examples_per_second"], report["skipped"]
     facts = {
         "devices": ", then ".join(dict.fromkeys(f"{s['devices']} x {s['device']}" for s in started)),
         "speed": f"{speed:.3g} examples/s, the median" if speed else "",
-        "time": duration(lines[-1]["time"] - lines[0]["time"]) if len(lines) > 1 else "",
-        "taken up": f"{len(started) - 1} times" if len(started) > 1 else "",
+        "time": duration(running),
+        "taken up": {0: "", 1: "once"}.get(again, f"{again} times"),
         "updates skipped": f"{skipped:,}, for loss or gradients that were not finite" if skipped else "",
         **told["versions"],
         "config": json.dumps(told["config"]),
