@@ -107,10 +107,12 @@ class PreparedTrack(Track):
     Attributes:
       root: folder or ``gs://`` address of the data set.
       split: that the track is in.
+      stored: names of its waveforms.
     """
 
     root: str = ""
     split: str = "test"
+    stored: tuple[str, ...] = ()
 
     def read(self, stems: Iterable[str]) -> tuple[dict[str, Waveform], int]:
         """Return the stems asked for, float32 (c, t) of one length, and their rate in Hz.
@@ -124,6 +126,10 @@ class PreparedTrack(Track):
         waveforms = {part: np.float32(clips[part].read(0, clips[part].samples).T) / FULL_SCALE for part in needed}
         summed = {stem: np.add.reduce([waveforms[part] for part in added]) for stem, added in parts.items()}
         return summed, next(iter(clips.values())).rate
+
+    def stems(self) -> tuple[str, ...]:
+        """Return the names of the stems that are stored, without the mixture."""
+        return tuple(stem for stem in self.stored if stem != MIXTURE)
 
     def _parts_in(self, clips: Mapping[str, Clip], stem: str) -> tuple[str, ...]:
         """Return what is added up to a stem."""
@@ -181,7 +187,8 @@ def tracks(root: Path | str, split: str) -> list[Track]:
     """Return the tracks of a split to evaluate on, by name. Raises `InputError` where there is no such split."""
     _, entries = _layout(root, split)
     found: list[Track] = [
-        PreparedTrack(entry["name"], Path(root), MIXTURE in entry["stems"], str(root), split) for entry in entries
+        PreparedTrack(e["name"], Path(root), MIXTURE in e["stems"], str(root), split, tuple(e["stems"]))
+        for e in entries
     ]
     return sorted(found, key=lambda track: track.name)
 

@@ -59,7 +59,7 @@ class Track:
     def _parts(self, stem: str) -> tuple[str, ...]:
         """Return what is read and added up to a stem."""
         if stem == MIXTURE and not self.mixed:
-            return self._stems()
+            return self.stems()
         if (self.path / f"{stem}.wav").is_file():
             return (stem,)
         if stem == ACCOMPANIMENT:
@@ -68,8 +68,8 @@ class Track:
             raise InputError(f"Track {self.name!r} has no stem {stem!r}{suggest(stem, (*STREAMS, ACCOMPANIMENT))}")
         return (stem,)
 
-    def _stems(self) -> tuple[str, ...]:
-        """Return all that there is but the mixture."""
+    def stems(self) -> tuple[str, ...]:
+        """Return the names of the stems that are stored, without the mixture."""
         if self.path.name.endswith(STEM_FILE):
             return STEMS
         return tuple(sorted(file.stem for file in self.path.glob("[!.]*.wav") if file.stem != MIXTURE))

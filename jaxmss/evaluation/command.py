@@ -82,16 +82,17 @@ def evaluate(
     from jaxmss.evaluation.evaluate import evaluate_all
     from jaxmss.evaluation.scoring import Job
     from jaxmss.evaluation.separation import model_system
-    from jaxmss.evaluation.systems import folder_system
+    from jaxmss.evaluation.systems import folder_system, stems_of
     from jaxmss.separator import Options
 
     found = demo_tracks() if data.root == DEMO else find_tracks(data.root, data.split)
     chosen = select(found, names, limit)
     options = Options(segment, context, overlap, shifts, batch_size)
+    known = stems_of(chosen)
     if estimates is not None:
-        systems = [folder_system(estimates)]
+        systems = [folder_system(estimates, known)]
     else:
-        systems = [model_system(part.strip(), options, dtype) for part in (ckpt or "").split(",")]
+        systems = [model_system(part.strip(), options, dtype, known) for part in (ckpt or "").split(",")]
     job = Job(output, engine, fit_length)
     where = {"root": data.root, "split": None if data.root == DEMO else data.split}
     return evaluate_all(systems, chosen, job, workers or _default_workers(), where)

@@ -36,6 +36,8 @@ def evaluate_all(
     every, failed = [], False
     for system in systems:
         own = job if len(systems) == 1 else replace(job, output=job.output / system.name)
+        if system.unscored:
+            print(f"Not scored, for the data has no such stems: {', '.join(system.unscored)}", flush=True)
         mine = evaluate(system, processes.share(tracks), own, workers, lambda line: print(line, flush=True))
         outcome = collect(own, tracks, processes.merge(mine.failed, system.name))
         failed |= bool(outcome.failed)
@@ -52,10 +54,11 @@ def _report(system: System, job: Job, outcome: Outcome, data: Mapping[str, Any])
     scoring = {"engine": job.engine, "fit_length": job.fit_length}
     config = {**system.identity, "data": data, **scoring, "device": system.device}
     results = summarise(system.name, outcome, config)
+    print(f"\n{table(results)}", flush=True)  # before anything is written: the disk may be full
     write_results(job.output, results)
     write_report(job.output, results, outcome)
     page = (job.output / "report.html").absolute().as_uri()
-    print(f"\n{table(results)}\nThe results are in {job.output}; to see and hear them, open {page}\n", flush=True)
+    print(f"The results are in {job.output}; to see and hear them, open {page}\n", flush=True)
     return results
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from jaxmss import pqmf
 from jaxmss.audio.finding import find_audio_files
 from jaxmss.audio.reading import read
+from jaxmss.data.prepared import is_prepared
 from jaxmss.data.tracks import Track, demo_tracks, find_tracks
 from jaxmss.errors import InputError
 from jaxmss.evaluation.aggregation import median_over_frames
@@ -75,7 +76,7 @@ def _scored(waveform: Float[np.ndarray, "c t"], rate: int) -> Float[np.ndarray, 
 
 def _tracks(source: str, split: str) -> dict[str, _Audio]:
     """Return how to read each track, by name."""
-    if source != _DEMO and not (Path(source) / split).is_dir():
+    if source != _DEMO and not is_prepared(source) and not (Path(source) / split).is_dir():
         return {str(path): partial(read, path) for path in find_audio_files([source])}
     tracks = demo_tracks() if source == _DEMO else find_tracks(source, split)
     return {track.name: partial(_vocals, track) for track in tracks}

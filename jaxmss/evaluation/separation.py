@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -10,24 +11,25 @@ import jax
 from jaxmss.audio.resampling import resample
 from jaxmss.data.tracks import MIXTURE, Track
 from jaxmss.errors import InputError
-from jaxmss.evaluation.systems import SCORED, Estimates, System
+from jaxmss.evaluation.systems import Estimates, System
 from jaxmss.loading import load, resolve
 from jaxmss.separator import Options, Separator, separate
 
 
-def model_system(checkpoint: str, options: Options, dtype: str) -> System:
+def model_system(checkpoint: str, options: Options, dtype: str, known: Sequence[str]) -> System:
     """Return the system of a published name, a checkpoint directory or a training run, as `jaxmss.load` takes them.
 
     Its name and identity tell the checkpoints of a run apart.
 
-    Raises `InputError` for a checkpoint that cannot be used, and for one with stems that no track has.
+    Raises `InputError` for a checkpoint that cannot be used, and for one with stems other than those of the tracks,
+    `known`.
     """
     exact = resolve(checkpoint)  # once: a run may go on meanwhile
     model = load(exact, dtype)
-    unknown = [source for source in model.sources if source not in SCORED]
+    unknown = [source for source in model.sources if source not in known]
     if unknown:
         raise InputError(
-            f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(SCORED)}"
+            f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(known)}"
         )
     model.chunking(options)  # refuses segments and contexts that do not fit together, before any work
     identity = {"checkpoint": exact, "options": vars(options), "dtype": dtype}

@@ -5,7 +5,7 @@ Nothing here imports JAX, so that processes which score start fast: models are i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmss.audio.reading import read
-from jaxmss.data.tracks import ACCOMPANIMENT, STEMS, Track
+from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, STEMS, Track
 from jaxmss.errors import InputError
 
-SCORED = (*STEMS, ACCOMPANIMENT)
+_SUMMED = frozenset(STEMS) - {"vocals"}  # to the accompaniment
 
 Waveforms = Mapping[str, Float[np.ndarray, "c t"]]
 
@@ -39,33 +39,54 @@ class System:
       identity: what its estimates depend on, for a run to know its own earlier results.
       estimate: from a track to its estimated stems; raises `InputError` where there are none.
       device: that it separates on, if it does.
+      unscored: stems that it makes and no track has.
     """
 
     name: str
     identity: Mapping[str, object]
     estimate: Callable[[Track], Estimates]
     device: str | None = None
+    unscored: Sequence[str] = ()
 
 
-def folder_system(directory: Path) -> System:
+def stems_of(tracks: Iterable[Track]) -> tuple[str, ...]:
+    """Return the stems that any of the tracks has, the accompaniment among them where it is the sum of others."""
+    found = dict.fromkeys(stem for track in tracks for stem in track.stems())
+    if set(found) >= _SUMMED:
+        found[ACCOMPANIMENT] = None
+    return tuple(found)
+
+
+def folder_system(directory: Path, known: Sequence[str]) -> System:
     """Return the system whose estimates are ``<directory>/<track>/<stem>.wav``, made by any program.
 
-    Of every track the stems are scored that the data has too. Raises `InputError` where there is no such directory.
+    Of the stems that any track has there, those are scored that are `known`. Raises `InputError` where there is no such
+    directory, and no such stem in it.
     """
     if not directory.is_dir():
         raise InputError(f"There is no directory {str(directory)!r}; name the folder with a folder for each track")
+    made = {file.stem for file in directory.glob("*/*.wav")} - {MIXTURE}
+    scored = [stem for stem in known if stem in made]
+    if not scored:
+        there = f"but {', '.join(sorted(made))}" if made else "and no <track>/<stem>.wav at all"
+        raise InputError(f"{str(directory)!r} holds no estimates of {', '.join(known)}, {there}; name them so")
     where = str(directory.resolve())
-    return System(directory.resolve().name, {"estimates": where}, lambda track: _read_estimates(directory, track))
+    return System(
+        directory.resolve().name,
+        {"estimates": where, "stems": scored},
+        lambda track: _read_estimates(directory, track, scored),
+        unscored=sorted(made - set(scored)),
+    )
 
 
-def _read_estimates(directory: Path, track: Track) -> Estimates:
+def _read_estimates(directory: Path, track: Track, stems: Sequence[str]) -> Estimates:
     folder = directory / track.name
     if not folder.is_dir():
         raise InputError(f"There are no estimates of track {track.name!r}: {str(folder)!r} is no directory")
-    files = {stem: folder / f"{stem}.wav" for stem in SCORED if (folder / f"{stem}.wav").is_file()}
-    if not files:
-        raise InputError(f"{str(folder)!r} holds none of {', '.join(f'{stem}.wav' for stem in SCORED)}")
-    opened = {stem: read(file) for stem, file in files.items()}
+    missing = [f"{stem}.wav" for stem in stems if not (folder / f"{stem}.wav").is_file()]
+    if missing:
+        raise InputError(f"{str(folder)!r} lacks {', '.join(missing)}, which other tracks have; complete it")
+    opened = {stem: read(folder / f"{stem}.wav") for stem in stems}
     rates = {stem: rate for stem, (_, rate) in opened.items()}
     if len(set(rates.values())) > 1:
         told = ", ".join(f"{stem} {rate} Hz" for stem, rate in rates.items())

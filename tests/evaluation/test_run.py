@@ -114,7 +114,8 @@ def test_engine_museval_gives_the_same(root, museval_scores):
 
 
 def test_vocals_alone_are_scored_beside_the_rest_of_the_mixture(root):
-    (root / "estimates" / "A" / "drums.wav").unlink()
+    for file in root.glob("estimates/*/drums.wav"):
+        file.unlink()
     assert run_on_estimates(root, "--limit", 1) == 0
     references = read_stems(root / "data" / "test" / "A", [*STEMS, "mixture"])
     references["accompaniment"] = references["drums"] + references["bass"] + references["other"]
@@ -173,7 +174,7 @@ def test_a_killed_run_goes_on_where_it_stopped(root):
 
 def test_what_is_done_is_not_separated_again(root):
     asked = []
-    folder = folder_system(root / "estimates")
+    folder = folder_system(root / "estimates", MADE)
     system = System("counted", {}, lambda track: asked.append(track.name) or folder.estimate(track))
     tracks, job = find_tracks(root / "data"), Job(root / "out")
     evaluate(system, tracks[:2], job, 1)
@@ -194,7 +195,8 @@ DAMAGE = {
     "estimate short": (lambda _, est: change(est / "drums.wav", lambda x: x[:-7]), "'drums' has 1 channels and 6092 s"),
     "estimate stereo": (lambda _, est: change(est / "drums.wav", lambda x: x.repeat(2, 1)), "'drums' has 2 channels"),
     "estimate infinite": (lambda _, est: change(est / "drums.wav", lambda x: x / 0), "NaN or infinite"),
-    "no estimates": (lambda _, est: [file.unlink() for file in est.iterdir()], "holds none of drums.wav"),
+    "no estimates": (lambda _, est: [file.unlink() for file in est.iterdir()], "lacks drums.wav, vocals.wav, which"),
+    "one estimate": (lambda _, est: (est / "drums.wav").unlink(), "one estimate' lacks drums.wav, which other tracks"),
     "no folder": (lambda _, est: est.rename(est.with_name("renamed")), "no estimates of track 'no folder'"),
     "rates differ": (lambda _, est: write_stems(est, {"drums": np.zeros((1, 9))}, 8000), "have different rates: "),
     "rate": (
@@ -232,7 +234,7 @@ class Deadly(np.ndarray):
 
 
 def test_a_killed_scorer_costs_its_tracks_alone_and_they_are_scored_when_run_again(root):
-    folder, tracks, job = folder_system(root / "estimates"), find_tracks(root / "data"), Job(root / "out")
+    folder, tracks, job = folder_system(root / "estimates", MADE), find_tracks(root / "data"), Job(root / "out")
     estimate = {"A": lambda _: Estimates({"vocals": Deadly()}, RATE, None)}
     system = System("deadly", {}, lambda track: estimate.get(track.name, folder.estimate)(track))
     outcome = evaluate(system, tracks, job, 1)
@@ -254,6 +256,45 @@ def test_a_track_with_a_silent_stem_is_excluded_counted_and_not_repeated(root, c
     assert list(json.loads((root / "out" / "results.json").read_text())["tracks"]) == ["A", "C"]
 
 
+def test_stems_that_the_data_lacks_are_said_to_be_left_out(root, capsys):
+    for folder in (root / "estimates").iterdir():
+        shutil.copy(folder / "drums.wav", folder / "piano.wav")
+    assert run_on_estimates(root, "--limit", 1) == 0
+    assert "Not scored, for the data has no such stems: piano\n" in capsys.readouterr().out
+    assert list(frames(root / "out" / "tracks" / "A.json")) == list(MADE)
+
+
+def test_stems_of_any_name_are_scored(root):
+    for folder in ("data/test", "estimates"):
+        for track in (root / folder).iterdir():
+            (track / "drums.wav").rename(track / "tabla.wav")
+    assert run_on_estimates(root, "--limit", 1) == 0
+    assert set(frames(root / "out" / "tracks" / "A.json")) == {"tabla", "vocals"}
+
+
+def test_a_full_disk_keeps_what_is_done_and_the_rest_is_done_when_there_is_room(root):
+    assert run_on_estimates(root, "--limit", 1) == 0
+    arguments = ["--estimates", root / "estimates", "--data.root", root / "data", "--output", root / "out"]
+    code = f"""
+import resource
+from jaxmss.evaluation.command import main
+if __name__ == "__main__":  # processes that score import this again
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    main({list(map(str, arguments))!r})
+"""
+    (root / "full.py").write_text(code)
+    ended = subprocess.run([sys.executable, root / "full.py"], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert "report.html' cannot be written: File too large; free some space" in line
+    assert "[2/3] B: failed: " in ended.stdout
+    assert "[3/3] C: failed: " in ended.stdout
+    assert "published SDR" in ended.stdout
+    assert [file.name for file in (root / "out" / "tracks").iterdir()] == ["A.json"]
+    assert run_on_estimates(root) == 0
+    assert list(json.loads((root / "out" / "results.json").read_text())["tracks"]) == ["A", "B", "C"]
+
+
 def test_lengths_are_made_equal_on_request_alone(root):
     change(root / "estimates" / "A" / "drums.wav", lambda x: x[:-7])
     assert run_on_estimates(root, "--limit", 1, "--fit-length") == 0
@@ -271,16 +312,22 @@ def test_lengths_are_made_equal_on_request_alone(root):
         ("--ckpt cws-vocals --estimates {root}/estimates", "Give either --ckpt"),
         ("--estimates {root}/nowhere", "There is no directory"),
         ("--ckpt cws-vocal", "'cws-vocal' is neither a checkpoint directory nor a published model; did you mean"),
+        (
+            "--estimates {root}/data/test/A",
+            "holds no estimates of bass, drums, other, vocals, accompaniment, and no <track>/",
+        ),
+        ("--estimates {root}/estimates --data.split empty", "empty' holds no tracks"),
         ("--estimates {root}/estimates --tracks D", "There is no track 'D': the data holds A, B, C"),
         ("--estimates {root}/estimates --limit 0", "limit is 0"),
         ("--estimates {root}/estimates --workers 0", "workers is 0"),
-        ("--estimates {root}/estimates --data.split train", "holds no split 'train': it holds test"),
+        ("--estimates {root}/estimates --data.split train", "holds no split 'train': it holds empty, test"),
         ("--estimates {root}/estimates --overlap 0.7", "overlap"),
         ("--estimates {root}/estimates --output {root}/data/test/A/bass.wav", "cannot be written"),
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(root, capsys, arguments, message):
     given = arguments.format(root=root).split()
+    (root / "data" / "empty").mkdir()
     defaults = ["--data.root", root / "data", *(["--output", root / "out"] if "--output" not in given else [])]
     assert run(*defaults, *given) == 2
     [line] = capsys.readouterr().err.splitlines()
