@@ -1,0 +1,77 @@
+"""Joining the processes of a cluster: Cloud TPU pods, Slurm, Open MPI, Kubernetes, or addresses given by hand."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import jax
+from jax._src.distributed import global_state  # nothing public tells the address that JAX found
+from jax._src.xla_bridge import backends_are_initialized
+
+from jaxmss.errors import InputError
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+INDEXED_JOB = "JOB_COMPLETION_INDEX"  # the number of a pod in its Kubernetes job
+TIMEOUT = 300  # seconds: the processes of a cluster start minutes apart
+NEVER = 7 * 24 * 3600  # seconds; when JAX's own time is over, it aborts the process with a stack trace
+
+
+def initialize(timeout: float = TIMEOUT) -> None:
+    """Join the other processes of this run, if there are any. To be called before JAX is used.
+
+    JAX finds Cloud TPU pods, Slurm, Open MPI and indexed Kubernetes jobs by itself. Elsewhere the environment tells:
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. A process on its own does
+    nothing, nor does one that nothing but JAX could tell of others and in which JAX is in use: it is too late then.
+
+    Raises `InputError` if the environment is incomplete, or not all processes have met after `timeout` seconds.
+    """
+    given = _given()
+    if ADDRESS not in os.environ and backends_are_initialized():
+        return
+    failures: list[Exception] = []
+
+    def join() -> None:
+        try:
+            jax.distributed.initialize(**given, initialization_timeout=NEVER)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=join, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        index, count = global_state.process_id, global_state.num_processes
+        address = global_state.coordinator_address or "a coordinator whose name cannot be resolved"
+        raise InputError(
+            f"Process {index} of {count} waited {timeout:g} s for the others at {address}: "
+            "start them all, and see that each can reach this address"
+        )
+    if failures and not _found_nothing(failures[0]):
+        raise InputError(f"Cannot join the other processes: {' '.join(str(failures[0]).split())}") from failures[0]
+    if failures and INDEXED_JOB in os.environ:
+        raise InputError(
+            f"This pod is number {os.environ[INDEXED_JOB]} of a Kubernetes job, and finds the others only with the "
+            f"package `kubernetes`: pip install kubernetes, or give {ADDRESS}, {COUNT} and {INDEX}"
+        )
+
+
+def _given() -> dict[str, Any]:
+    """Return what the environment says of the cluster, as arguments of `jax.distributed.initialize`."""
+    if ADDRESS in os.environ:
+        missing = [name for name in (COUNT, INDEX) if not os.environ.get(name, "").isdigit()]
+        if missing:
+            raise InputError(f"{ADDRESS} is set, but not {' and '.join(missing)} to a whole number")
+        address, count, index = os.environ[ADDRESS], int(os.environ[COUNT]), int(os.environ[INDEX])
+        if not address.rpartition(":")[2].isdigit():
+            raise InputError(f"{ADDRESS} (={address!r}) cannot be used: give host:port of process 0")
+        return {"coordinator_address": address, "num_processes": count, "process_id": index}
+    if "KUBERNETES_SERVICE_HOST" in os.environ and not {INDEXED_JOB, "TPU_WORKER_ID"} & set(os.environ):
+        return {"cluster_detection_method": "deactivate"}  # a pod on its own, which JAX takes for one of many
+    return {}
+
+
+def _found_nothing(failure: Exception) -> bool:
+    """Tell whether JAX failed because it saw no cluster."""
+    return isinstance(failure, ValueError) and "coordinator_address should be defined" in str(failure)
