@@ -54,6 +54,7 @@ def test_the_layout_is_that_of_musdb18_hq(made):
     assert sorted(path.name for path in made.iterdir()) == ["synth.json", "test", "train", "valid"]
     for split in SPLITS:
         (track,) = find_tracks(made, split)
+        assert track.name == f"{split} song 001"
         assert {path.name for path in track.path.iterdir()} == FILES
         for path in track.path.iterdir():
             info = soundfile.info(path)
@@ -64,7 +65,7 @@ def test_the_layout_is_that_of_musdb18_hq(made):
 def test_the_files_hold_what_was_rendered(made):
     stems = render(0, "test", 0, SECONDS)
     for name, expected in stems.items():
-        found, _ = soundfile.read(made / "test" / "song 001" / f"{name}.wav", dtype="int16")
+        found, _ = soundfile.read(made / "test" / "test song 001" / f"{name}.wav", dtype="int16")
         np.testing.assert_array_equal(found, expected)
 
 
@@ -152,7 +153,7 @@ def test_another_data_set_is_refused(made, changes, told):
 def test_a_data_set_that_lost_a_track_is_refused(tmp_path):
     description = {"seed": 0, "songs": 1, "seconds": SECONDS, "version": 1}
     (tmp_path / "synth.json").write_text(json.dumps(description))
-    with pytest.raises(InputError, match=r"lacks its track 'train/song 001'"):
+    with pytest.raises(InputError, match=r"lacks its track 'train song 001'"):
         small(tmp_path)
 
 

@@ -126,7 +126,7 @@ def _check_same(directory: Path, plan: _Plan) -> None:
     for split, index in plan.tracks():
         if not _place(directory, split, index).is_dir():
             raise InputError(
-                f"{str(directory)!r} lacks its track {f'{split}/{_name(index)}'!r}; delete what is left of the data "
+                f"{str(directory)!r} lacks its track {_name(split, index)!r}; delete what is left of the data "
                 "set, and it can be made again"
             )
 
@@ -187,8 +187,9 @@ def _described(directory: Path) -> dict[str, object]:
 
 
 def _place(directory: Path, split: str, index: int) -> Path:
-    return directory / split / _name(index)
+    return directory / split / _name(split, index)
 
 
-def _name(index: int) -> str:
-    return f"song {index + 1:03d}"
+def _name(split: str, index: int) -> str:
+    """Return the name of a track, which as in MUSDB18 no track of another split has."""
+    return f"{split} song {index + 1:03d}"
