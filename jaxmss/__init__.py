@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxmss.loading import load
-    from jaxmss.separator import Options, Separator, separate
+    from jaxmss.options import Options
+    from jaxmss.separator import Separator, separate
 
 __all__ = ["Options", "Separator", "load", "separate"]
 __version__ = "0.1.0"
 
-_HOMES = {"load": "jaxmss.loading", **dict.fromkeys(("Options", "Separator", "separate"), "jaxmss.separator")}
+_HOMES = {
+    "load": "jaxmss.loading",
+    "Options": "jaxmss.options",
+    "Separator": "jaxmss.separator",
+    "separate": "jaxmss.separator",
+}
 
 
 _MODULES = ("chunking", "evaluation", "masking", "models", "pqmf", "stft")

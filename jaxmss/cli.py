@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxmss.errors import InputError
+from jaxmss.options import AS_PUBLISHED, OptionFlags
 
 app = tyro.extras.SubcommandApp()
 
@@ -22,17 +23,13 @@ app = tyro.extras.SubcommandApp()
 def separate(
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")],
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIRECTORY")] = "cws-vocals",
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP]")] = "cws-vocals",
     stems: Annotated[str | None, tyro.conf.arg(metavar="STEM,...")] = None,
     two_stems: Annotated[str | None, tyro.conf.arg(metavar="STEM")] = None,
     format: Annotated[str, tyro.conf.arg(metavar="{wav16,wav24,wav32f,flac,mp3}")] = "wav16",
     clipping: Annotated[str, tyro.conf.arg(metavar="{rescale,clamp,none}")] = "rescale",
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    segment: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None,
-    context: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None,
-    overlap: float = 0.0,
-    shifts: int = 1,
-    batch_size: int = 1,
+    options: OptionFlags = AS_PUBLISHED,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> int:
     """Separate audio files, or all audio files in folders, into stems: OUTPUT/<track>/<stem>.wav.
@@ -40,17 +37,13 @@ def separate(
     Args:
         inputs: files (wav, flac, mp3, ogg, m4a, mp4, ...) and folders.
         output: folder for the stems.
-        model: published name (see `jaxmss models`) or checkpoint directory.
+        model: published name (see `jaxmss models`), checkpoint directory or training run, as eval.py takes them.
         stems: comma-separated stems to write (default: all of the model's).
         two_stems: write this stem and `no_<stem>`, the rest; the two sum to the mixture.
         format: of the stems: 16 or 24 bit or float WAV, FLAC, MP3.
         clipping: beyond full scale: rescale all stems of the track together, clamp, or none (wav32f).
         overwrite: replace existing stems instead of keeping them.
-        segment: seconds separated at a time (default: the model's).
-        context: seconds that the model sees before and after a segment (default: the model's).
-        overlap: share of a segment that is cross-faded with the next, 0 to 0.5.
-        shifts: randomly displaced windows per segment, whose estimates are averaged.
-        batch_size: windows that the model is given at once.
+        options: how each track is separated.
         dtype: inside the network.
     """
     if not inputs:
@@ -58,9 +51,7 @@ def separate(
     if stems is not None and two_stems is not None:
         raise InputError("--stems and --two-stems exclude each other; choose one")
     from jaxmss import console, files, loading
-    from jaxmss.separator import Options
 
-    options = Options(segment, context, overlap, shifts, batch_size)
     destination = files.Output(output, format, clipping, overwrite)
     separator = loading.load(model, dtype)
     if two_stems is not None:
@@ -130,8 +121,8 @@ def evaluate_filters(
     """Score the filter banks of 2, 4 and 8 subbands alone: the SDR of audio that is split and merged again.
 
     Args:
-        source: MUSDB18 or MUSDB18-HQ, whose vocals are taken, a folder of any audio files, or a song that is at hand.
-        split: folder of the vocals in MUSDB18.
+        source: data set, whose vocals are taken, a folder of any audio files, or `demo`, a song of 6 s that is at hand.
+        split: of the data set.
     """
     from jaxmss.evaluation.filters import evaluate_filters
 

@@ -14,44 +14,11 @@ import numpy as np
 
 from jaxmss import models
 from jaxmss.chunking import Block, Chunking, Segment, Stems, cut, join
-from jaxmss.config import LONGEST, check
+from jaxmss.config import check
 from jaxmss.errors import AudioError, InputError, suggest
+from jaxmss.options import AS_PUBLISHED, Options
 from jaxmss.prefetch import prefetch
 from jaxmss.typing import Array, DTypeLike, Float, Int, Variables
-
-MOST = 1024  # shifts, or windows in a batch
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a track is separated.
-
-    Attributes:
-      segment: seconds kept of each segment, at most 600; None: as the network's config says.
-      context: seconds seen before and after each segment, at most 600; None: as the network's config says.
-      overlap: share of a segment that is cross-faded with the next, 0 to 0.5.
-      shifts: windows per segment, displaced at random by up to 0.5 s within the context, whose estimates are averaged.
-      batch_size: windows that the network is given at once.
-    """
-
-    segment: float | None = None
-    context: float | None = None
-    overlap: float = 0.0
-    shifts: int = 1
-    batch_size: int = 1
-
-    def __post_init__(self) -> None:
-        segment = f"it must be above 0 s and at most {LONGEST:.0f} s"
-        check(self.segment is None or 0 < self.segment <= LONGEST, "segment", self.segment, segment)
-        context = f"it must be 0 to {LONGEST:.0f} s"
-        check(self.context is None or 0 <= self.context <= LONGEST, "context", self.context, context)
-        check(0 <= self.overlap <= 0.5, "overlap", self.overlap, "it must be 0 to 0.5")
-        check(1 <= self.shifts <= MOST, "shifts", self.shifts, f"it must be 1 to {MOST}")
-        check(self.shifts == 1 or self.context != 0, "shifts", self.shifts, "windows can only move within a context")
-        check(1 <= self.batch_size <= MOST, "batch_size", self.batch_size, f"it must be 1 to {MOST}")
-
-
-AS_PUBLISHED = Options()
 
 
 @dataclass(frozen=True)

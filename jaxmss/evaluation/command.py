@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxmss.errors import InputError
+from jaxmss.options import AS_PUBLISHED, OptionFlags
 
 DEMO = "demo"
 
@@ -20,8 +21,9 @@ class Data:
     """The test tracks.
 
     Attributes:
-      root: folder of MUSDB18 or MUSDB18-HQ with a folder for each split, or `demo`, a song of 6 s that is at hand.
-      split: folder of the split.
+      root: folder of MUSDB18 or MUSDB18-HQ, or of songs laid out alike, with a folder for each split; what `jaxmss data
+        build` or `jaxmss data synth` made; or `demo`, a song of 6 s that is at hand.
+      split: name of the split.
     """
 
     root: str
@@ -33,16 +35,12 @@ def evaluate(
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     ckpt: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP][,...]")] = None,
     estimates: Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY")] = None,
-    tracks: str | None = None,
-    limit: int | None = None,
+    tracks: Annotated[str | None, tyro.conf.arg(metavar="TRACK,...")] = None,
+    limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     engine: Literal["jaxmss", "museval"] = "jaxmss",
     fit_length: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    workers: int | None = None,
-    segment: float | None = None,
-    context: float | None = None,
-    overlap: float = 0.0,
-    shifts: int = 1,
-    batch_size: int = 1,
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    options: OptionFlags = AS_PUBLISHED,
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> int:
     """Separate a test set and score the stems as museval does, beside the published figures.
@@ -61,11 +59,7 @@ def evaluate(
         engine: museval itself, or jaxmss, which gives the same numbers in a fraction of the time.
         fit_length: cut or pad estimates to the length of the track, as museval does, instead of refusing them.
         workers: processes that score (default: one for every two cores, at most 8); each takes up to 2 GB.
-        segment: seconds separated at a time (default: the model's).
-        context: seconds that the model sees before and after a segment (default: the model's).
-        overlap: share of a segment that is cross-faded with the next, 0 to 0.5.
-        shifts: randomly displaced windows per segment, whose estimates are averaged.
-        batch_size: windows that the model is given at once.
+        options: how each track is separated.
         dtype: inside the network.
     """
     if (ckpt is None) == (estimates is None):
@@ -83,11 +77,9 @@ def evaluate(
     from jaxmss.evaluation.scoring import Job
     from jaxmss.evaluation.separation import model_system
     from jaxmss.evaluation.systems import folder_system, stems_of
-    from jaxmss.separator import Options
 
     found = demo_tracks() if data.root == DEMO else find_tracks(data.root, data.split)
     chosen = select(found, names, limit)
-    options = Options(segment, context, overlap, shifts, batch_size)
     known = stems_of(chosen)
     if estimates is not None:
         systems = [folder_system(estimates, known)]

@@ -13,7 +13,8 @@ from jaxmss.data.tracks import MIXTURE, Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.systems import Estimates, System
 from jaxmss.loading import load, resolve
-from jaxmss.separator import Options, Separator, separate
+from jaxmss.options import Options
+from jaxmss.separator import Separator, separate
 
 
 def model_system(checkpoint: str, options: Options, dtype: str, known: Sequence[str]) -> System:
