@@ -57,6 +57,7 @@ def render(
         sections.setdefault(clip.section, []).append(figure(clip, sample_rate))
     template = Template(resources.files("jaxmss.demo").joinpath("page.html").read_text("utf-8"))
     return template.substitute(
+        head=head(title),
         title=html.escape(title),
         introduction=html.escape(introduction),
         rows="\n".join(_row(stem, score) for stem, score in scores.items()),
@@ -64,6 +65,12 @@ def render(
         **common(),
         credits=html.escape(credits),
     )
+
+
+def head(title: str, style: str = "") -> str:
+    """Return the head of a page with a title (plain text), in the common style and more of its own."""
+    template = Template(resources.files("jaxmss.demo").joinpath("head.html").read_text("utf-8"))
+    return template.substitute(title=html.escape(title), style=common()["style"] + style)
 
 
 def common() -> dict[str, str]:

@@ -89,7 +89,8 @@ def compare(first: Path, second: Path) -> str:
     for name, own, other in (("A", a, b), ("B", b, a)):
         if only := [track for track in own["tracks"] if track not in other["tracks"]]:
             lines.append(f"Left out, for only {name} has scores of them: {', '.join(only)}")
-    lines.append(f"dB, mean over the {len(common)} tracks of both; p of the paired randomisation test")
+    tracks = "the one track" if len(common) == 1 else f"the {len(common)} tracks"
+    lines.append(f"dB, mean over {tracks} of both; p of the paired randomisation test")
     stems = [stem for stem in a["stems"] if stem in b["stems"]]
     if not stems:
         raise InputError(f"The two evaluations have no stem in common: {_some(a['stems'])}; {_some(b['stems'])}")

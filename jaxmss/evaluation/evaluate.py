@@ -31,7 +31,7 @@ def evaluate_all(
     """
     names = [system.name for system in systems]
     if len(set(names)) < len(names):
-        raise InputError(f"Two systems have one name ({', '.join(names)}); rename a directory")
+        raise InputError(f"Two systems have one name ({', '.join(names)}); name each once, or rename a directory")
     _try(job.engine)
     every, failed = [], False
     for system in systems:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxmss.audio.aside import reporting, written_aside
-from jaxmss.demo.page import Clip, common, figure, minus, section
+from jaxmss.demo.page import Clip, common, figure, head, minus, section
 from jaxmss.evaluation.aggregation import median_over_frames
 from jaxmss.evaluation.excerpts import FRAMES, Worst, read_excerpt, worst_tracks
 from jaxmss.evaluation.published import TEST_TRACKS
@@ -38,18 +38,21 @@ def write_report(output: Path, results: Mapping[str, Any], outcome: Outcome) -> 
 def render(output: Path, results: Mapping[str, Any], outcome: Outcome) -> str:
     """Return the page; excerpts are read from `output`."""
     count = len(results["tracks"])
-    template = Template(resources.files("jaxmss.evaluation").joinpath("report.html").read_text("utf-8"))
+    files = resources.files("jaxmss.evaluation")
+    template = Template(files.joinpath("report.html").read_text("utf-8"))
+    title = f"{results['system']}: {count} track{'s' * (count != 1)} scored"
     speed = results["times_real_time"]
     scores = {track: result.scores for track, result in outcome.results.items()}
     return template.substitute(
-        title=html.escape(f"{results['system']}: {count} track{'s' * (count != 1)} scored"),
+        head=head(title, files.joinpath("report.css").read_text("utf-8")),
+        title=html.escape(title),
         introduction=html.escape(
             f"{results['config']['data']['root']}, engine {results['config']['engine']}"
             + (f", separated at {speed:.3g} × real time" if speed else "")
             + (f" on {device}." if (device := results["config"]["device"]) else ".")
         ),
         note="" if count == TEST_TRACKS else f"Published figures are over the {TEST_TRACKS} test tracks of MUSDB18.",
-        head=_headers(["Stem", *COLUMNS, "Published", "System", "Difference"]),
+        columns=_headers(["Stem", *COLUMNS, "Published", "System", "Difference"]),
         rows="\n".join(_row(stem, row) for stem, row in results["stems"].items()),
         problems=_problems(results),
         tracks="\n".join(_stem(stem, results["tracks"], outcome) for stem in results["stems"]),

@@ -106,7 +106,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 def shown(value: float | None, sign: str = "") -> str:
     """Return a figure in dB as it is shown: two decimals, a dash where there is none."""
-    return "\N{EN DASH}" if value is None else f"{value:{sign}.2f}"
+    return "\N{EN DASH}" if value is None else f"{round(value, 2) + 0.0:{sign}.2f}"  # -0.00 becomes 0.00
 
 
 def versions() -> dict[str, str]:
