@@ -47,7 +47,7 @@ def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Me
 def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
     """Return where each array of `state` (or its shape) lies: cut over `fsdp` if large, and copied otherwise."""
 
-    def sharding(leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+    def sharding(leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> NamedSharding:
         parts = mesh.shape[FSDP]
         axes = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
         if parts == 1 or leaf.size < SMALLEST_CUT or not axes:

@@ -38,7 +38,7 @@ def train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         value, gradients, batch_stats = _mean_over_parts(objective, config.compute.accumulate, state, batch)
-        norm, rate = optax.global_norm(gradients), schedule(state.step)
+        norm, rate = optax.tree.norm(gradients), schedule(state.step)
         direction, opt_state = descent.update(gradients, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         ema = _averaged(config.optim.ema, state, {"params": params, "batch_stats": batch_stats})
