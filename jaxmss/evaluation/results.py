@@ -85,7 +85,8 @@ def table(results: Mapping[str, Any]) -> str:
     """Return the medians of all stems, and the published figures beside them, as lines for the terminal."""
     count = len(results["tracks"])
     tracks = "1 track" if count == 1 else f"{count} tracks"
-    lines = [f"{results['system']}: {tracks}; dB, median over frames of 1 s, then over tracks"]
+    counts = [tracks, *(f"{len(results[kind])} {kind}" for kind in ("excluded", "failed") if results[kind])]
+    lines = [f"{results['system']}: {', '.join(counts)}; dB, median over frames of 1 s, then over tracks"]
     head = f"{'':15}" + "".join(f"{measure:>8}" for measure in MEASURES)
     lines.append(f"{head}   {'published SDR':26}{'difference':>10}")
     for stem, row in results["stems"].items():

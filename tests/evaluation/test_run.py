@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny_run
 from golden_weights import GOLDEN, wave
 
 from jaxmss import models
@@ -26,7 +27,11 @@ from jaxmss.evaluation.excerpts import find_worst, worst_tracks
 from jaxmss.evaluation.published import figure
 from jaxmss.evaluation.run import evaluate
 from jaxmss.evaluation.scoring import Job
+from jaxmss.evaluation.separation import model_system
 from jaxmss.evaluation.systems import Estimates, System, folder_system
+from jaxmss.options import Options
+from jaxmss.training.checkpoints import RunCheckpoints
+from jaxmss.training.run_directory import claimed
 
 from .stems import MADE, RATE, change, read_stems, write_stems
 
@@ -248,7 +253,9 @@ def test_a_killed_scorer_costs_its_tracks_alone_and_they_are_scored_when_run_aga
 def test_a_track_with_a_silent_stem_is_excluded_counted_and_not_repeated(root, capsys):
     change(root / "data" / "test" / "B" / "vocals.wav", lambda x: 0 * x)
     assert run_on_estimates(root) == 0
-    assert "excluded: B: reference of 'vocals' is silent throughout" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "excluded: B: reference of 'vocals' is silent throughout" in printed
+    assert "estimates: 2 tracks, 1 excluded; dB" in printed
     written = (root / "out" / "excluded" / "B.json").stat().st_mtime_ns
     assert run_on_estimates(root) == 0
     assert "3 of 3 tracks were done before" in capsys.readouterr().out
@@ -340,6 +347,17 @@ def test_a_checkpoint_of_stems_that_the_data_lacks_is_refused(root, capsys):
     store.save(root / "guitar", config, drawn(config, 0))
     assert run("--ckpt", root / "guitar", "--data.root", root / "data", "--output", root / "out") == 2
     assert "separates guitar, which the data lacks" in capsys.readouterr().err
+
+
+def test_checkpoints_of_a_training_run_are_told_apart_by_their_steps(tmp_path):
+    config, run = tiny_run.config(), tmp_path / "my-run"
+    with claimed(run, config), RunCheckpoints(run, config.checkpoints) as checkpoints:
+        for step, sdr in ((2, 5.0), (4, 3.0)):
+            checkpoints.save(step, tiny_run.state(config, step), sdr)
+    for name, step in (("", "@2"), ("@last", "@4"), ("@4@raw", "@4@raw")):
+        system = model_system(f"{run}{name}", Options(), "float32", ["vocals", "accompaniment"])
+        assert system.name == f"my-run{step}"
+        assert system.identity["checkpoint"] == f"{run}{step}"
 
 
 def test_worst_excerpt_is_where_the_median_over_five_seconds_is_lowest():
