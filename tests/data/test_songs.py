@@ -249,8 +249,9 @@ def test_mistakes_with_folders_of_recordings_are_told(tmp_path):
 
 
 @pytest.fixture
-def packed(tmp_path) -> Data:
-    """MUSDB18's own kind of file, 6 s at 44.1 kHz."""
+def packed(tmp_path, monkeypatch) -> Data:
+    """MUSDB18's own kind of file, 6 s at 44.1 kHz, and an empty cache to decode it into."""
+    monkeypatch.setenv("JAXMSS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "train").mkdir()
     shutil.copy(recording_path(), tmp_path / "train" / "Song.stem.mp4")
     return Data(root=str(tmp_path), seconds=1.0)
