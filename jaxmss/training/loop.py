@@ -44,6 +44,8 @@ def train(config: Config, run: Path) -> None:
     _make_songs(config.data)
     songs = training_songs(config.data, config.model)
     validator = Validator(config, validation_tracks(config.data)) if config.validation.every else None
+    if validator is not None and validator.left_out:
+        tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")
 
     with claimed(run, config), RunCheckpoints(run, config.checkpoints) as checkpoints:
         state = sharding.init(config, mesh)
