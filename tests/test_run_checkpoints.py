@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -85,9 +84,9 @@ def test_the_best_outlives_a_restart(tmp_path):
 
 def test_a_step_that_is_saved_is_left_as_it_is(tmp_path):
     save(tmp_path, {1: 3.0})
-    before = (tmp_path / "checkpoints/1/sums.json").read_text()
+    before = (tmp_path / "checkpoints/1/manifest.json").read_text()
     save(tmp_path, {1: None})
-    assert (tmp_path / "checkpoints/1/sums.json").read_text() == before
+    assert (tmp_path / "checkpoints/1/manifest.json").read_text() == before
 
 
 def cut(checkpoint: Path) -> None:
@@ -109,8 +108,8 @@ def lose_an_item(checkpoint: Path) -> None:
     shutil.rmtree(checkpoint / "progress")
 
 
-def lose_the_sums(checkpoint: Path) -> None:
-    (checkpoint / "sums.json").unlink()
+def lose_the_manifest(checkpoint: Path) -> None:
+    (checkpoint / "manifest.json").unlink()
 
 
 def empty_it(checkpoint: Path) -> None:
@@ -118,7 +117,7 @@ def empty_it(checkpoint: Path) -> None:
     checkpoint.mkdir()
 
 
-@pytest.mark.parametrize("damage", [cut, lose_a_file, change_a_byte, lose_an_item, lose_the_sums, empty_it])
+@pytest.mark.parametrize("damage", [cut, lose_a_file, change_a_byte, lose_an_item, lose_the_manifest, empty_it])
 def test_the_one_before_a_damaged_checkpoint_is_taken(tmp_path, capfd, damage: Callable[[Path], None]):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path / "checkpoints/2")
@@ -216,6 +215,23 @@ def test_a_full_disk_is_told(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_metrics_are_read_by_anyone(tmp_path):
-    save(tmp_path, {7: 4.25})
-    assert json.loads((tmp_path / "checkpoints/7/metrics/metrics").read_text()) == {"sdr": 4.25}
+def lose_everything(checkpoint: Path) -> None:
+    for path in checkpoint.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def cut_the_manifest(checkpoint: Path) -> None:
+    os.truncate(checkpoint / "manifest.json", 5)
+
+
+def cut_what_orbax_notes(checkpoint: Path) -> None:
+    os.truncate(checkpoint / "_CHECKPOINT_METADATA", 5)
+
+
+@pytest.mark.parametrize("damage", [lose_an_item, lose_everything, cut_the_manifest, cut_what_orbax_notes])
+def test_an_older_checkpoint_that_is_damaged_or_half_deleted_is_in_nobodys_way(tmp_path, damage):
+    save(tmp_path, {1: 2.0, 2: 3.0})
+    damage(tmp_path / "checkpoints/1")
+    assert tiny_run.same(restored(tmp_path)[0], tiny_run.state(CONFIG, 2))
+    save(tmp_path, {3: None, 4: None})
+    assert runs.steps(tmp_path) == [2, 3, 4]

@@ -105,7 +105,8 @@ def test_a_directory_may_have_an_at_in_its_name(tmp_path):
 
 
 def test_evaluation_tells_the_checkpoints_of_a_run_apart(run):
-    systems = [model_system(f"{run}{which}", AS_PUBLISHED, "float32") for which in ("", "@best", "@last", "@last@raw")]
+    chosen = ("", "@best", "@last", "@last@raw")
+    systems = [model_system(f"{run}{which}", AS_PUBLISHED, "float32", ["vocals"]) for which in chosen]
     assert [system.name for system in systems] == ["mine@20", "mine@20", "mine@30", "mine@30@raw"]
     assert [system.identity["checkpoint"] for system in systems] == [
         f"{run.resolve().parent}/{s.name}" for s in systems
@@ -126,12 +127,12 @@ def change_widths(run: Path) -> None:
     (run / "config.json").write_text(json.dumps(noted))
 
 
-def change_sums(run: Path) -> None:
-    (run / "checkpoints/30/sums.json").write_text('{"ema": {"../../../../../../dev/zero": [0, 0]}}')
+def change_names(run: Path) -> None:
+    (run / "checkpoints/30/manifest.json").write_text('{"files": {"ema": {"../../../../../../dev/zero": [0, 0]}}}')
 
 
-def odd_sums(run: Path) -> None:
-    (run / "checkpoints/30/sums.json").write_text('{"ema": [1]}')
+def odd_manifest(run: Path) -> None:
+    (run / "checkpoints/30/manifest.json").write_text('{"files": {"ema": [1]}}')
 
 
 def cut_weights(run: Path) -> None:
@@ -145,8 +146,8 @@ def cut_weights(run: Path) -> None:
         (break_config, r"config\.json is not the config of a run"),
         (lose_config, r"config\.json is not the config of a run"),
         (change_widths, "damaged or of another network"),
-        (change_sums, "zero is missing, so that the checkpoint is damaged"),
-        (odd_sums, r"is damaged: sums\.json cannot be used"),
+        (change_names, "zero is missing, so that the checkpoint is damaged"),
+        (odd_manifest, r"is damaged: manifest\.json cannot be used"),
         (cut_weights, "is damaged: it holds"),
     ],
 )
@@ -159,11 +160,11 @@ def test_a_harmed_run_is_refused_in_a_line(run, tmp_path, harm, told):
     assert "\n" not in str(refusal.value)
 
 
-def test_metrics_that_are_none_rank_last(run, tmp_path):
+@pytest.mark.parametrize("content", ["", "[", "3", "{}", '{"sdr": "loud"}', '{"sdr": []}'])
+def test_a_damaged_manifest_is_not_the_best(run, tmp_path, content):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    for step, content in ((10, '{"sdr": "loud"}'), (20, "["), (30, '{"sdr": -3}')):
-        (copy / f"checkpoints/{step}/metrics/metrics").write_text(content)
+    (copy / "checkpoints/20/manifest.json").write_text(content)
     assert tiny_run.same(load(copy).variables, averaged(30))
 
 

@@ -6,8 +6,7 @@
     RUN/checkpoints/12000/weights/    parameters and statistics after 12,000 steps
                          /ema/        their exponential moving average
                          /progress/   the rest that training goes on from: the optimizer's moments, counters
-                         /metrics/    {"sdr": ...} where the step was validated
-                         /sums.json   length and CRC-32 of each file
+                         /manifest.json   the validation SDR, and the length and CRC-32 of each file
 
 `jaxmss.training.checkpoints` writes them, by Orbax: under another name, renamed when all is there.
 """
@@ -17,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from jaxmss.config import ResUNetConfig, from_json
 from jaxmss.errors import CheckpointError, InputError
 from jaxmss.typing import Variables
 
-CONFIG, CHECKPOINTS, SUMS = "config.json", "checkpoints", "sums.json"
+CONFIG, CHECKPOINTS, MANIFEST = "config.json", "checkpoints", "manifest.json"
 WEIGHTS, EMA, PROGRESS = "weights", "ema", "progress"
 BEST, LAST = "best", "last"
 
@@ -41,10 +41,18 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
-def score(metrics: Any) -> float:
-    """Return what checkpoints are ranked by, their validation SDR in dB; -inf where there is none."""
-    sdr = metrics.get("sdr") if isinstance(metrics, dict) else None
-    return float(sdr) if isinstance(sdr, int | float) and not math.isnan(sdr) else -math.inf
+def score(directory: Path, step: int) -> float:
+    """Return the validation SDR of a checkpoint in dB; -inf where there is none."""
+    try:
+        sdr = json.loads((directory / CHECKPOINTS / str(step) / MANIFEST).read_text())["sdr"]
+        return -math.inf if sdr is None else float(sdr)
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: whoever reads it will be told
+        return -math.inf
+
+
+def best(scores: Mapping[int, float]) -> int:
+    """Return the step with the greatest score, of equals the last."""
+    return max(scores, key=lambda step: (scores[step], step))
 
 
 def choose(directory: Path, which: str | None) -> int:
@@ -55,16 +63,17 @@ def choose(directory: Path, which: str | None) -> int:
     found = steps(directory)
     if not found:
         raise CheckpointError(f"{directory} holds no checkpoint yet")
-    scores = {step: _score_of(directory, step) for step in found}
-    best = max(found, key=lambda step: (scores[step], step))  # of equals the last, as when checkpoints are deleted
-    if which == LAST or (which is None and scores[best] == -math.inf):
+    listed = ", ".join(map(str, found))
+    scores = {step: score(directory, step) for step in found}
+    validated = max(scores.values()) > -math.inf
+    if which == BEST and not validated:
+        raise InputError(f"{directory} holds no validated checkpoint; choose {LAST} or one of {listed}")
+    if which == BEST or (which is None and validated):
+        return best(scores)
+    if which in (LAST, None):
         return found[-1]
-    if which in (None, BEST):
-        if scores[best] == -math.inf:
-            raise InputError(f"{directory} holds no validated checkpoint; choose {LAST} or one of {_listed(found)}")
-        return best
     if not which.isdecimal() or int(which) not in found:
-        raise InputError(f"{directory} holds no checkpoint {which!r}; choose {BEST}, {LAST} or one of {_listed(found)}")
+        raise InputError(f"{directory} holds no checkpoint {which!r}; choose {BEST}, {LAST} or one of {listed}")
     return int(which)
 
 
@@ -91,11 +100,12 @@ def restore(directory: Path, step: int, raw: bool = False) -> tuple[ResUNetConfi
     return config, store.read_variables(checkpoint / item, config)
 
 
-def sums(checkpoint: Path) -> dict[str, dict[str, list[int]]]:
-    """Return the length in bytes and the CRC-32 of each file, by the item of the checkpoint and the path in it."""
+def manifest(checkpoint: Path, score: float) -> dict[str, Any]:
+    """Return what to note of a checkpoint: its score, see `score`, and each file's length in bytes and CRC-32."""
     items = sorted(path for path in checkpoint.iterdir() if path.is_dir())
     return {
-        item.name: {name: [file.stat().st_size, _crc(file)] for name, file in _files(item).items()} for item in items
+        "sdr": score if math.isfinite(score) else None,
+        "files": {item.name: {name: [f.stat().st_size, _crc(f)] for name, f in _files(item).items()} for item in items},
     }
 
 
@@ -120,21 +130,14 @@ def check(checkpoint: Path, item: str) -> None:
 
 def _noted(checkpoint: Path, item: str) -> list[tuple[str, int, int]]:
     try:
-        noted = json.loads((checkpoint / SUMS).read_text())[item]
+        noted = json.loads((checkpoint / MANIFEST).read_text())["files"][item]
         return [(name, int(size), int(crc)) for name, (size, crc) in noted.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint} is damaged: {SUMS} cannot be used ({error!r})") from None
+        raise CheckpointError(f"{checkpoint} is damaged: {MANIFEST} cannot be used ({error!r})") from None
 
 
 def _files(item: Path) -> dict[str, Path]:
     return {path.relative_to(item).as_posix(): path for path in sorted(item.rglob("*")) if path.is_file()}
-
-
-def _score_of(directory: Path, step: int) -> float:
-    try:
-        return score(json.loads((directory / CHECKPOINTS / str(step) / "metrics" / "metrics").read_text()))
-    except (OSError, ValueError):
-        return -math.inf
 
 
 def _crc(file: Path) -> int:
@@ -143,7 +146,3 @@ def _crc(file: Path) -> int:
         while block := opened.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
-
-
-def _listed(found: list[int]) -> str:
-    return ", ".join(map(str, found))

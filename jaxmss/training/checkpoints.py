@@ -10,11 +10,13 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +45,15 @@ class RunCheckpoints:
     def __init__(self, directory: Path, config: Checkpoints):
         self.directory = Path(directory).absolute()
         self._saving = 0
+        self._scores: dict[int, float] = {}
         _quieten_orbax()
-        policies = checkpoint_managers
-        best = policies.BestN(get_metric_fn=runs.score, n=1)
         options = ocp.CheckpointManagerOptions(
-            best_fn=runs.score,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(config.keep), best]),
+            preservation_policy=_NewestAndBest(config.keep, self._scores),
             cleanup_tmp_directories=True,
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._note_sums),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._note_manifest),
         )
         self._manager = ocp.CheckpointManager(self.directory / runs.CHECKPOINTS, options=options)
+        self._scores |= {step: runs.score(self.directory, step) for step in self._manager.all_steps()}
 
     def save(self, step: int, state: TrainState, sdr: float | None = None) -> None:
         """Save `state`, which may be donated on return, and its validation SDR in dB; writing goes on meanwhile.
@@ -66,9 +67,8 @@ class RunCheckpoints:
         with self._told():
             self._manager.wait_until_finished()
             self._saving = step
-            self._manager.save(
-                step, args=ocp.args.Composite(**items), metrics={} if sdr is None else {"sdr": float(sdr)}
-            )
+            self._scores[step] = -math.inf if sdr is None or math.isnan(sdr) else float(sdr)
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
         """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait for it."""
@@ -137,10 +137,10 @@ class RunCheckpoints:
         multihost_utils.sync_global_devices(f"{DAMAGED}{step}")
         self._manager.reload()
 
-    def _note_sums(self) -> None:
-        """Write the sums into the checkpoint that is about to be renamed. Orbax calls this in process 0."""
+    def _note_manifest(self) -> None:
+        """Write the manifest into the checkpoint that is about to be renamed. Orbax calls this in process 0."""
         [aside] = (self.directory / runs.CHECKPOINTS).glob(f"{self._saving}.*")
-        (aside / runs.SUMS).write_text(json.dumps(runs.sums(aside)))
+        (aside / runs.MANIFEST).write_text(json.dumps(runs.manifest(aside, self._scores[self._saving])))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -155,6 +155,20 @@ class RunCheckpoints:
                 f"The checkpoint {where} cannot be written: {_reason(error)}; those before it are whole: make room and "
                 "start again to go on from there"
             ) from error
+
+
+@dataclass
+class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+    """Which checkpoints are kept: the newest ones, and the best by validation."""
+
+    newest: int
+    scores: Mapping[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Tell for each checkpoint, the oldest first, whether it is kept."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self.newest :], runs.best({step: self.scores[step] for step in steps})}
+        return [step in kept for step in steps]
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
