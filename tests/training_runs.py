@@ -77,9 +77,12 @@ def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
     state = smooth(sharding.init(settings, mesh))
     placed = [sharding.place_batch(share(batch(step)), mesh) for step in range(STEPS)]
     step: Callable = sharding.compile_step(settings, mesh).lower(state, placed[0]).compile()
-    kinds = Counter(re.findall(r"= .*? (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", step.as_text()))
+    collectives = re.findall(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", step.as_text())
+    kinds = Counter(kind for _, kind in collectives)
+    kernels = [shape for shape, kind in collectives if kind == "all-reduce" and re.search(r"\[\d+,\d+", shape)]
 
     result = {f"collectives/{kind}": np.array(count) for kind, count in kinds.items()}
+    result["all-reduces with kernels"] = np.array(len(kernels))
     metrics = []
     for number, examples in enumerate(placed):
         state, measured = step(state, examples)

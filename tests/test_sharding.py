@@ -1,0 +1,70 @@
+"""One step on 1, 2 and 8 simulated devices, with the state copied or cut: the same numbers, and no needless traffic."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import training_runs
+
+CASES = {
+    "two": {"devices": 2},
+    "eight": {"devices": 8},
+    "cut": {"devices": 8, "fsdp": 4},
+    "parts": {"devices": 8, "accumulate": 2},
+    "batch": {"devices": 8, "batch": 12},
+    "parts of parts": {"devices": 8, "accumulate": 4},
+    "odd group": {"devices": 8, "fsdp": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    """All cases, run by one process that simulates 8 devices."""
+    file = tmp_path_factory.mktemp("runs") / "runs.npz"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    command = [sys.executable, training_runs.__file__, file, json.dumps(CASES)]
+    subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": flags})
+    return training_runs.read(file)
+
+
+@pytest.mark.parametrize("case", ["two", "eight", "cut"])
+def test_devices_do_not_change_losses_gradients_or_statistics(runs, case):
+    training_runs.assert_same(runs[case], training_runs.alone())
+
+
+def test_devices_do_not_change_accumulated_gradients(runs):
+    training_runs.assert_same(runs["parts"], training_runs.alone(accumulate=2))
+
+
+@pytest.mark.parametrize("case", ["two", "eight", "parts"])
+def test_only_sums_cross_between_devices(runs, case):
+    kinds = {key for key in runs[case] if key.startswith("collectives/")}
+    assert kinds == {"collectives/all-reduce"}
+
+
+@pytest.mark.parametrize("case", ["two", "eight", "parts"])
+def test_all_gradients_are_summed_at_once(runs, case):
+    assert runs[case]["all-reduces with kernels"] == 1
+
+
+def test_fsdp_cuts_every_large_array(runs):
+    state = {key: array for key, array in runs["cut"].items() if key.startswith("last")}
+    large = sum(array.nbytes for array in state.values() if array.size >= 2**14)
+    assert runs["cut"]["bytes cut"] == large > 0.9 * sum(array.nbytes for array in state.values())
+    assert runs["eight"]["bytes cut"] == 0
+
+
+def test_what_cannot_be_divided_is_refused_with_the_numbers(runs):
+    assert runs["batch"]["error"] == (
+        "Batch size (12) must be divisible by the number of devices (8); set data.batch to a multiple of 8"
+    )
+    assert runs["parts of parts"]["error"] == (
+        "Batch size (16) must be divisible by the number of devices (8) times compute.accumulate (4); "
+        "set data.batch to a multiple of 32"
+    )
+    assert "number of devices (8) must be divisible by compute.fsdp (3)" in str(runs["odd group"]["error"])
