@@ -148,8 +148,8 @@ def test_a_run_that_is_killed_20_times_ends_as_if_it_had_not_been(uninterrupted)
             assert run.checkpoint() == run.last_step() > before, what
         else:
             assert run.ended[-1] == -KILL, f"{what}\n{run.output.read_text()}"
-            # a checkpoint is written while training goes on, and is whole when the next one is begun
-            assert run.last_step() - run.checkpoint() < 2 * EVERY, what
+            # the interval, and the steps while the checkpoint after it was written: here up to when the next is due
+            assert run.last_step() - run.checkpoint() <= 2 * EVERY, what
 
     run.end(run.start())
     assert run.ended[-1] == 0, run.output.read_text()
