@@ -53,7 +53,9 @@ class BatchNorm(nn.Module):
             samples = x.size // features
             x32 = x.astype(jnp.float32)
             batch_mean = x32.mean(others)
-            batch_var = jnp.square(x32 - batch_mean.reshape(along)).mean(others)
+            # the mean is where the squares are least: nothing flows back through it, nor is summed up to find that out
+            deviation = x32 - lax.stop_gradient(batch_mean).reshape(along)
+            batch_var = jnp.square(deviation).mean(others)
             if not self.is_initializing():
                 unbiased = batch_var * (samples / max(samples - 1, 1))
                 mean.value += self.momentum * (batch_mean - mean.value)
