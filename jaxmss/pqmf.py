@@ -20,6 +20,7 @@ from jaxmss.errors import InputError
 from jaxmss.typing import Array, Float
 
 TAPS = 64  # of every filter; also the tail that a filter still rings after its last sample
+ROW = 128  # samples that are filtered at once
 SUBBANDS = (1, 2, 4, 8)
 
 
@@ -59,19 +60,34 @@ def synthesize(
     return audio if length is None else _pad_or_cut(audio, length)
 
 
-def _filter(phases: Float[Array, "*b k p"], kernel: np.ndarray, causal: bool) -> Float[Array, "*b k q"]:
-    """Convolve along `k`, mixing the `p` input features into `q`: with the past if causal, else with the future."""
-    reach = kernel.shape[0] - 1
+def _filter(
+    phases: Float[Array, "*b k p"], kernel: Float[np.ndarray, "tap p q"], causal: bool
+) -> Float[Array, "*b k q"]:
+    """Convolve along `k`, mixing the `p` input features into `q`: with the past if causal, else with the future.
+
+    A product of whole rows of samples with one band matrix: as a convolution of so few features it left a matrix unit
+    idle, and took a sixth of the time of a training step of `cws-small` on a TPU.
+    """
+    reach, length, features = len(kernel) - 1, phases.shape[-2], kernel.shape[-1]
+    width = ROW // phases.shape[-1]
+    count = -(-length // width)
+    ahead = reach if causal else 0
     images = phases.reshape(math.prod(phases.shape[:-2]), *phases.shape[-2:])
-    filtered = lax.conv_general_dilated(
-        images,
-        jnp.asarray(kernel),
-        window_strides=(1,),
-        padding=[(reach, 0) if causal else (0, reach)],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        precision=lax.Precision.HIGHEST,  # the TPU's and GPU's default would round to 8 or 10 bits
-    )
-    return filtered.reshape(*phases.shape[:-1], kernel.shape[-1])
+    images = jnp.pad(images, [(0, 0), (ahead, (count + 1) * width - length - ahead), (0, 0)])
+    rows = images.reshape(len(images), count + 1, width, -1)
+    rows = jnp.concatenate([rows[:, :-1], rows[:, 1:, :reach]], axis=2).reshape(len(images), count, -1)
+    # on a TPU or GPU the default precision would round to 8 or 10 bits
+    filtered = jnp.matmul(rows, _band(kernel, width), precision=lax.Precision.HIGHEST)
+    return filtered.reshape(*phases.shape[:-2], count * width, features)[..., :length, :]
+
+
+def _band(kernel: Float[np.ndarray, "tap p q"], width: int) -> Float[np.ndarray, "i o"]:
+    """Return the matrix from a row and what follows it, as far as the kernel reaches, to `width` outputs."""
+    taps, inputs, outputs = kernel.shape
+    band = np.zeros((width + taps - 1, inputs, width, outputs), np.float32)
+    for position in range(width):
+        band[position : position + taps, :, position] = kernel
+    return band.reshape(-1, width * outputs)
 
 
 @functools.cache
