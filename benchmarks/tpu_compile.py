@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no metadata server to ask
@@ -53,6 +53,12 @@ COLLECTIVES = (
 )
 
 
+class Work(NamedTuple):
+    flops: float
+    passes: float  # FLOPs, those in float32 counted six times
+    bytes: float  # of operands and results
+
+
 @dataclass(frozen=True)
 class Result:
     """What is known of one program; bytes, FLOPs and seconds are those of a device."""
@@ -69,7 +75,8 @@ class Result:
     outputs: int = 0  # that are not written over arguments
     program: int = 0
     flops: float = 0
-    passes: float = 0  # FLOPs, those in float32 counted six times
+    passes: float = 0  # as in Work
+    bytes: float = 0  # as in Work
     estimated_seconds: float = 0
     collectives: tuple[tuple[str, str, int, int], ...] = ()  # kind, of what, times in a step, bytes in a step
 
@@ -141,7 +148,7 @@ def compiled(name: str, topology: str, dtype: str, remat: bool, examples: int) -
             raise
         return Result(name, topology, dtype, remat, examples, time.perf_counter() - start)
     memory, text = program.memory_analysis(), program.as_text()
-    flops, passes = products(traced.jaxpr.jaxpr)
+    amount = work(traced.jaxpr.jaxpr)
     entry, computations = parse(text)
     return Result(
         name,
@@ -155,8 +162,9 @@ def compiled(name: str, topology: str, dtype: str, remat: bool, examples: int) -
         temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         program=memory.generated_code_size_in_bytes,
-        flops=flops / len(chips),
-        passes=passes / len(chips),
+        flops=amount.flops / len(chips),
+        passes=amount.passes / len(chips),
+        bytes=amount.bytes / len(chips),
         estimated_seconds=cycles(entry, computations) / CLOCK,
         collectives=collectives(entry, computations),
     )
@@ -170,29 +178,29 @@ def abstract_batch(config: Config) -> Batch:
     return Batch(pcm, gain, swap)
 
 
-def products(jaxpr: core.Jaxpr) -> tuple[float, float]:
-    """Return FLOPs of the convolutions and matrix products, and the same with those in float32 counted six times.
+def work(jaxpr: core.Jaxpr) -> Work:
+    """Return what the convolutions and matrix products of a step amount to, over all devices.
 
     XLA's own count sees the body of a loop once. Of the ways for different platforms the most costly one is counted.
     """
-    flops = passes = 0.0
+    total = Work(0.0, 0.0, 0.0)
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        inner = [products(inner) for inner in _inner(params.values())]
+        parts = [work(inner) for inner in _inner(params.values())]
         if name in ("conv_general_dilated", "dot_general"):
-            left, right = (operand.aval for operand in equation.invars)
+            left, right, result = (variable.aval for variable in (*equation.invars, *equation.outvars))
             if name == "dot_general":
                 reach = math.prod(left.shape[axis] for axis in params["dimension_numbers"][0][0])
             else:
                 reach = right.size / right.shape[params["dimension_numbers"].rhs_spec[0]]
-            own = 2.0 * equation.outvars[0].aval.size * reach
-            inner = [(own, own * (6 if right.dtype == jnp.float32 else 1))]
+            flops = 2.0 * result.size * reach
+            moved = sum(array.size * array.dtype.itemsize for array in (left, right, result))
+            parts = [Work(flops, flops * (6 if right.dtype == jnp.float32 else 1), moved)]
         elif name == "cond":
-            inner = [max(inner)]
+            parts = [max(parts)]
         times = params["length"] if name == "scan" else 1
-        flops += times * sum(one[0] for one in inner)
-        passes += times * sum(one[1] for one in inner)
-    return flops, passes
+        total = Work(*(one + times * sum(more) for one, *more in zip(total, *parts, strict=True)))
+    return total
 
 
 def _inner(values: Any) -> Iterator[core.Jaxpr]:
