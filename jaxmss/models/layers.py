@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmss.models.winograd import convolve, convolve_3x3
+from jaxmss.models.convolution import convolve, convolve_depthwise
+from jaxmss.models.winograd import convolve_3x3
 from jaxmss.typing import Array, DTypeLike, Float
 
 xavier_uniform = nn.initializers.xavier_uniform()
@@ -94,7 +95,7 @@ class Conv(nn.Module):
         if self.size == 1:
             y = jnp.matmul(x, kernel[0, 0], precision=lax.Precision.HIGHEST)
         elif self.depthwise:
-            y = convolve(x, kernel, groups=self.features)
+            y = convolve_depthwise(x, kernel)
         else:
             y = convolve_3x3(x, kernel)
         if self.use_bias:
@@ -142,7 +143,7 @@ class Upsample(nn.Module):
         kernel = kernel.reshape(steps[0], p, steps[1], q, inputs, g)[::-1, :, ::-1]
         kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(*steps, inputs, p * q * g)
         ahead = [-(-crop // factor) for crop, factor in zip(self.crop, self.factors, strict=True)]
-        y = convolve(x, kernel, padding=[(step - 1 - n, n) for step, n in zip(steps, ahead, strict=True)])
+        y = convolve(x, kernel, padding=tuple((step - 1 - n, n) for step, n in zip(steps, ahead, strict=True)))
         y = y.reshape(b, f, n, p, q, g).transpose(0, 1, 3, 2, 4, 5).reshape(b, f * p, n * q, g)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (g,)).astype(self.dtype)
