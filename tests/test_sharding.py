@@ -47,9 +47,16 @@ def test_only_sums_cross_between_devices(runs, case):
     assert kinds == {"collectives/all-reduce"}
 
 
-@pytest.mark.parametrize("case", ["two", "eight", "parts"])
+@pytest.mark.parametrize("case", ["two", "eight", "cut", "parts"])
 def test_all_gradients_are_summed_at_once(runs, case):
     assert runs[case]["all-reduces with kernels"] == 1
+
+
+def test_fsdp_gathers_each_large_parameter_once_and_nothing_else(runs):
+    large = [key for key, array in runs["cut"].items() if key.startswith("last.params") and array.size >= 2**14]
+    kinds = {key for key in runs["cut"] if key.startswith("collectives/")}
+    assert kinds == {"collectives/all-gather", "collectives/all-reduce"}
+    assert runs["cut"]["collectives/all-gather"] == len(large) > 5
 
 
 def test_fsdp_cuts_every_large_array(runs):

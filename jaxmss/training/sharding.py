@@ -7,9 +7,11 @@ The step itself is written for one device: `jax.jit` divides it, and a mean over
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmss.data.mixing import Batch
@@ -67,10 +69,14 @@ def init(config: Config, mesh: Mesh) -> TrainState:
 def compile_step(config: Config, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return `train_step` under `jax.jit` for a mesh. It takes the state over: the one passed in is gone afterwards."""
     state = state_shardings(jax.eval_shape(lambda: initial_state(config)), mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    # left alone, the compiler brings some images to the parameters instead
+    gather = partial(lax.with_sharding_constraint, shardings=everywhere)
+    scatter = partial(lax.with_sharding_constraint, shardings=state.params)
     return jax.jit(
-        train_step(config),
+        train_step(config, gather, scatter),
         in_shardings=(state, NamedSharding(mesh, BATCH)),
-        out_shardings=(state, NamedSharding(mesh, PartitionSpec())),
+        out_shardings=(state, everywhere),
         donate_argnums=0,
     )
 

@@ -20,8 +20,15 @@ from jaxmss.typing import Array, PyTree
 Metrics = dict[str, Array]
 
 
-def train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def train_step(
+    config: Config,
+    gather: Callable[[PyTree], PyTree] = lambda parameters: parameters,
+    scatter: Callable[[PyTree], PyTree] = lambda gradients: gradients,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the pure function from a state and the global batch to the next state and its metrics, all scalars.
+
+    Where devices share one copy of the state, `gather` brings all parameters to each of them, and `scatter` leaves each
+    with the gradients of its own.
 
     Metrics: ``loss``, ``learning_rate``, ``gradient_norm`` (before clipping), ``skipped`` (in a row up to now) and
     ``skipped_total``. Where the loss or the gradients are not finite, nothing is learned from the batch: the state
@@ -37,7 +44,9 @@ def train_step(config: Config) -> Callable[[TrainState, Batch], tuple[TrainState
         return loss(estimates, targets, config.loss, step), updated["batch_stats"]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        value, gradients, batch_stats = _mean_over_parts(objective, config.compute.accumulate, state, batch)
+        whole = state._replace(params=gather(state.params))
+        value, gradients, batch_stats = _mean_over_parts(objective, config.compute.accumulate, whole, batch)
+        gradients = scatter(gradients)
         norm, rate = optax.tree.norm(gradients), schedule(state.step)
         direction, opt_state = descent.update(gradients, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
