@@ -7,8 +7,8 @@ from jaxmss.training.config import SYNTH, Checkpoints, Config, Data, Optim, Part
 def get_config() -> Config:
     """Return a recipe for a few hundred thousand parameters: eight subbands and 43 frames a second.
 
-    The residual map is bounded: in so short a warm-up an unbounded one soon pushes all magnitudes below zero, from where
-    no gradient leads back.
+    The residual map is bounded: in so short a warm-up an unbounded one soon pushes all magnitudes below zero, from
+    where no gradient leads back.
     """
     return Config(
         ResUNetConfig(

@@ -29,8 +29,8 @@ def test_a_trained_checkpoint_is_scored_and_separates(tmp_path):
     told = json.loads((tmp_path / "runs" / "quickstart" / "report.json").read_text())
     assert told["last"]["step"] == steps
 
-    evaluate = (python, ROOT / "eval.py", "--ckpt", "runs/quickstart@last", "--data.root", "songs", "--output", "scores")
-    table = run(*evaluate, where=tmp_path)
+    evaluate = (python, ROOT / "eval.py", "--ckpt", "runs/quickstart@last", "--data.root", "songs")
+    table = run(*evaluate, "--output", "scores", where=tmp_path)
     assert "vocals" in table
     [track] = (tmp_path / "scores" / "tracks").glob("*.json")
     assert json.loads(track.read_text())["targets"]
