@@ -41,6 +41,7 @@ from jaxmss.data.batches import batches
 from jaxmss.data.mixing import FULL_SCALE, Batch, mix
 from jaxmss.data.songs import training_songs
 from jaxmss.models import winograd
+from jaxmss.models.layers import BatchNorm
 from jaxmss.training.config import Config, Data, Optim, Part
 from jaxmss.training.optimizer import AMSGradState, learning_rate, optimizer
 from jaxmss.training.sharding import compile_step, make_mesh
@@ -183,6 +184,32 @@ def test_each_step_from_the_twins_state_leads_where_the_twin_goes(golden, golden
             assert not any(map(np.any, jax.tree.leaves(moved)))
         else:
             assert relative(moved, expected) <= 2e-2
+
+
+@pytest.mark.parametrize("momentum", [0.01, 0.1])
+@pytest.mark.parametrize("shape", [(1, 2, 1, 5), (2, 8, 6, 3)])
+def test_norm_and_its_statistics_follow_pytorch_over_batches(shape, momentum):
+    layer, twin = BatchNorm(momentum=momentum), torch.nn.BatchNorm2d(shape[-1], momentum=momentum)
+    variables = layer.init(jax.random.key(0), jnp.zeros(shape), True)
+
+    @jax.jit
+    def normalise(variables, x, weights):
+        def apply(x):
+            return layer.apply(variables, x, True, mutable=["batch_stats"])
+
+        y, pull, statistics = jax.vjp(apply, x, has_aux=True)
+        return y, *pull(weights), {**variables, **statistics}
+
+    for step in range(5):
+        x, weights = 3 * wave(step, shape) + step, wave(50 + step, shape)  # the mean is up to 13 deviations away
+        ours, gradient, variables = normalise(variables, x, weights)
+        image = torch.from_numpy(x).permute(0, 3, 1, 2).requires_grad_()
+        theirs = twin(image)
+        theirs.backward(torch.from_numpy(weights).permute(0, 3, 1, 2))
+        np.testing.assert_allclose(ours, theirs.detach().permute(0, 2, 3, 1), rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(gradient, image.grad.permute(0, 2, 3, 1), rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(variables["batch_stats"]["mean"], twin.running_mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(variables["batch_stats"]["var"], twin.running_var, rtol=1e-5)
 
 
 def test_200_steps_of_a_small_network_stay_beside_the_twins(tmp_path):
