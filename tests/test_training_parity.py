@@ -15,8 +15,7 @@ these relative distances from it later, the greatest of the steps:
     the same, other noise                 3e-4                   1.3e-3             0.12 (median 0.01)
 
 A run of ours is held to the golden one as closely as those; a single step of ours, from the state that the twin is in,
-far more closely. Both are run with direct convolutions, as GPUs and TPUs compute them: Winograd's, on a CPU, add
-rounding (a gradient norm 6e-4 off at the golden run's second step, at most 1e-4 at the others).
+far more closely.
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ from jaxmss.data import synth
 from jaxmss.data.batches import batches
 from jaxmss.data.mixing import FULL_SCALE, Batch, mix
 from jaxmss.data.songs import training_songs
-from jaxmss.models import winograd
 from jaxmss.models.layers import BatchNorm
 from jaxmss.training.config import Config, Data, Optim, Part
 from jaxmss.training.optimizer import AMSGradState, learning_rate, optimizer
@@ -130,11 +128,9 @@ def golden_config() -> Config:
 
 @pytest.fixture(scope="module")
 def golden_step(golden_config):
-    """Return the step of the golden run, compiled with direct convolutions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "LEAST_FEATURES", 10**6)
-        state = state_of(Learner(golden_twin("cws-small")), 0, golden_config)
-        return compiled_step(golden_config, state, as_batch(*noise(0)))
+    """Return the step of the golden run, compiled."""
+    state = state_of(Learner(golden_twin("cws-small")), 0, golden_config)
+    return compiled_step(golden_config, state, as_batch(*noise(0)))
 
 
 def test_run_follows_the_golden_one(golden, golden_config, golden_step):

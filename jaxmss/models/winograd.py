@@ -1,8 +1,11 @@
-"""3x3 convolutions: direct, or on a CPU with half the multiplications, forwards and for the gradient of the image.
+"""3x3 convolutions: direct, or on a CPU with half the multiplications where no gradients are wanted.
 
 Winograd's minimal filtering F(4, 3) along frequency: four outputs of a 3-tap filter from six products instead of
 twelve (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016). Along frames the convolution
 stays direct. Transforming one axis alone leaves less to move than both axes, and was faster at every level but one.
+
+Its rounding errors, a few times those of a direct convolution, do nothing to an estimate. Batch norms over few values
+enlarge them in training: the gradient of `cws-small` on one second came out 2 % off, instead of 0.2 %.
 """
 
 from __future__ import annotations
@@ -44,13 +47,13 @@ def convolve_3x3(x: Float[Array, "b f n h"], kernel: Float[Array, "3 3 h g"]) ->
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return convolve_3x3(x, kernel), (x, kernel)
+    return _convolve_directly(x, kernel), (x, kernel)
 
 
 def _backward(kept: tuple[Array, Array], ascent: Array) -> tuple[Array, Array]:
     x, kernel = kept
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return convolve_3x3(ascent, turned), gradient_for_kernel(x, kernel, SAME_3X3, ascent)
+    return _convolve_directly(ascent, turned), gradient_for_kernel(x, kernel, SAME_3X3, ascent)
 
 
 convolve_3x3.defvjp(_forward, _backward)

@@ -54,7 +54,7 @@ def test_depthwise_convolutions_and_their_gradients_are_xlas(batch, bins, frames
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (64, 80), (128, 64), (8, 64)])
-def test_gradients_by_winograd_are_those_of_the_direct_convolution(inputs, outputs):
+def test_wide_3x3_convolutions_and_their_gradients_are_xlas(inputs, outputs):
     x, kernel = random(0, 2, 8, 7, inputs), random(1, 3, 3, inputs, outputs)
     assert_same(convolve_3x3, direct, x, kernel, 2e-6)
 
