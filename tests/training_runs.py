@@ -30,7 +30,7 @@ PARTS = (Part("vocals", ("vocals",)), Part("rest", ("other",)))
 
 
 def config(batch: int = BATCH, width: int = 64, optim: Optim | None = None, **compute) -> Config:
-    """A network of one level, wide enough for Winograd's algorithm, and for parameters worth cutting."""
+    """A network of one level, by default with parameters that are large enough to be cut."""
     model = replace(models.architecture("cws-small"), widths=(width,), bottleneck_levels=1, n_fft=32, hop=16)
     data = Data(parts=PARTS, seconds=SAMPLES / 44100, batch=batch)
     return Config(model, data, optim=optim or Optim(), compute=Compute(**compute))
