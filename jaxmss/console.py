@@ -83,11 +83,12 @@ def list_models() -> None:
     """Print the architectures, and the published weights with their origin, size, licence and scores."""
     print("Architectures (jaxmss convert ARCHITECTURE FILE DIRECTORY)\n")
     for name, config in ARCHITECTURES.items():
-        subbands = "full band" if config.subbands == 1 else f"{config.subbands} subbands"
-        print(f"  {name:22} {subbands:12} {', '.join(config.sources)}")
+        subbands = getattr(config, "subbands", 1)
+        split = f"{subbands} subbands" if subbands > 1 else "full band"
+        print(f"  {name:22} {split:12} {', '.join(config.sources)}")
     print("\nPublished weights (jaxmss separate --model NAME); SDR in dB as published, on MUSDB18's test tracks\n")
     for name, weights in PUBLISHED.items():
-        scores = ", ".join(f"{source} {score}" for source, score in weights.scores.items())
+        scores = ", ".join(f"{source} {score}" for source, score in weights.scores.items()) or "not published"
         size = f"{weights.size / 1e6:.0f} MB" if weights.size else "size not published"
         licence = weights.licence or "see the page"
         print(f"  {name}\n    SDR {scores}; {size}; licence: {licence}\n    {weights.page}: {weights.file_name}")

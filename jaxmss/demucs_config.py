@@ -176,10 +176,24 @@ class HybridDemucsConfig:
         rising = all(low < high for low, high in zip((0.0, *self.band_edges), (*self.band_edges, 1.0), strict=True))
         check(rising, "band_edges", self.band_edges, "they must rise between 0 and 1")
 
+        meets = self.merging_level is not None
+        missing = "without a transformer they must go down to one frequency" if not meets else "with one they must not"
+        check(meets == (self.transformer is None), "depth", self.depth, f"{missing}, where the branches meet")
+
     @property
     def hop(self) -> int:
         """STFT hop in samples."""
         return self.n_fft // 4
+
+    @property
+    def merging_level(self) -> int | None:
+        """The level that leaves one frequency, where the temporal branch joins the spectral one; None if none does."""
+        frequencies = self.n_fft // 2
+        for level in range(self.depth):
+            if frequencies <= self.kernel:
+                return level
+            frequencies //= self.stride
+        return None
 
     def window(self, samples: int) -> int:
         """Return the length of the network's input for a segment of `samples`: any will do."""

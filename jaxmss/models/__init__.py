@@ -10,8 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxmss.config import BYTESEP_FULLBAND, BYTESEP_SUBBAND, ResUNetConfig, SpleeterConfig
+from jaxmss.demucs_config import DemucsConfig, HybridDemucsConfig, ResidualBranch, Transformer
 from jaxmss.errors import InputError, suggest
 from jaxmss.models.cws_presunet import CWSPResUNet
+from jaxmss.models.demucs import Demucs
+from jaxmss.models.hybrid_demucs import HybridDemucs
 from jaxmss.models.spleeter import Spleeter
 from jaxmss.typing import DTypeLike, Variables
 
@@ -26,7 +29,7 @@ _BYTESEP = ResUNetConfig(
 )
 
 # every architecture by name; a variant is `dataclasses.replace` of one of these
-ARCHITECTURES: dict[str, ResUNetConfig] = {
+ARCHITECTURES: dict[str, Any] = {
     "cws-vocals": ResUNetConfig(sources=("vocals",), blocks=8),
     "cws-joint": ResUNetConfig(sources=("bass", "drums", "other"), separate_heads=True),
     "cws-small": ResUNetConfig(sources=("vocals",), blocks=1, head_blocks=1),
@@ -50,10 +53,18 @@ ARCHITECTURES: dict[str, ResUNetConfig] = {
         upsampling="nearest",
         block_norm_momentum=0.1,
     ),
+    "demucs": DemucsConfig(),
+    "hdemucs": HybridDemucsConfig(),
+    "htdemucs": HybridDemucsConfig(
+        depth=4,
+        residual=ResidualBranch("both", compression=8, scale=1e-3),
+        transformer=Transformer(),
+        segment=7.8,
+    ),
 }
 
 
-def architecture(name: str) -> ResUNetConfig:
+def architecture(name: str) -> Any:
     """Return the configuration of a named architecture, or raise `InputError` that suggests one."""
     if name not in ARCHITECTURES:
         raise InputError(f"There is no architecture {name!r}{suggest(name, ARCHITECTURES)}")
@@ -61,7 +72,12 @@ def architecture(name: str) -> ResUNetConfig:
 
 
 # which flax module a kind of config describes: audio (b, c, t) to stems (b, j, c, t)
-NETWORKS: dict[type, type[nn.Module]] = {ResUNetConfig: CWSPResUNet, SpleeterConfig: Spleeter}
+NETWORKS: dict[type, type[nn.Module]] = {
+    ResUNetConfig: CWSPResUNet,
+    SpleeterConfig: Spleeter,
+    DemucsConfig: Demucs,
+    HybridDemucsConfig: HybridDemucs,
+}
 
 
 def build(config: Any, dtype: DTypeLike = jnp.float32, remat: bool = False) -> nn.Module:

@@ -1,0 +1,215 @@
+"""Hybrid Demucs, waveform to waveforms: a spectral and a temporal U-Net that meet in the middle, and add up.
+
+Défossez: Hybrid Spectrogram and Waveform Source Separation, MDX workshop 2021, figure 1; with a transformer in the
+middle, Rouard, Massa, Défossez: Hybrid Transformers for Music Source Separation, ICASSP 2023, figure 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmss.demucs_config import HybridDemucsConfig
+from jaxmss.models.cross_transformer import CrossTransformer
+from jaxmss.models.demucs_layers import gelu, normalized
+from jaxmss.models.hybrid_levels import (
+    BandedDecoder,
+    BandedEncoder,
+    Decoder,
+    Encoder,
+    Enlarge,
+    encoding_conv,
+    spectral_levels,
+    temporal_levels,
+)
+from jaxmss.stft import cut_off, istft, stft
+from jaxmss.typing import Array, Complex, DTypeLike, Float, Int
+
+EMBEDDING_SCALE = 10.0  # the embedding is stored divided by it, and so learns faster
+
+
+class HybridDemucs(nn.Module):
+    """The whole chain.
+
+    Attributes:
+      config: of the network.
+      dtype: inside the branches, float32 or bfloat16; the signal processing is float32 always.
+      remat: whether to trade computation for memory in the backward pass.
+    """
+
+    config: HybridDemucsConfig
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        mixture: Float[Array, "b c t"],
+        lengths: Int[Array, " b"] | None = None,
+        sources: tuple[str, ...] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b j c t"]:
+        """Estimate `sources` (all, by default) of `mixture`.
+
+        With `lengths`, example `b` is silent after its first ``lengths[b]`` samples, and so are its stems. A network
+        with a transformer hears at least one segment, as it has in training: silence follows what is shorter.
+        """
+        config = self.config
+        sources = config.sources if sources is None else sources
+        if lengths is not None:
+            mixture = cut_off(mixture, lengths[:, None])
+        given = mixture.shape[-1]
+        if config.transformer and not train:
+            least = int(config.segment * config.sample_rate)
+            mixture = jnp.pad(mixture, [(0, 0), (0, 0), (0, max(least - given, 0))])
+
+        spectra = spectrogram(mixture, config)
+        x, mean, deviation = normalized(_image(spectra, config))
+        xt, mean_t, deviation_t = normalized(mixture.swapaxes(1, 2))
+        x, xt = _UNets(config, self.dtype, self.remat, name="unets")(x.astype(self.dtype), xt.astype(self.dtype), train)
+        x = x.astype(jnp.float32) * deviation + mean
+        xt = xt.astype(jnp.float32) * deviation_t + mean_t
+
+        chosen = jnp.array([config.sources.index(source) for source in sources])
+        b, channels, length = mixture.shape
+        stems = xt.reshape(b, length, len(config.sources), channels)[:, :, chosen].transpose(0, 2, 3, 1)
+        stems += waveform(_spectra(x, spectra, config)[:, chosen], length, config)
+        stems = stems[..., :given]
+        return stems if lengths is None else cut_off(stems, lengths[:, None, None])
+
+
+class _UNets(nn.Module):
+    """Both branches: (b, n, f, h) and (b, t, c) to what they make of all stems, of as many positions."""
+
+    config: HybridDemucsConfig
+    dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n f h"], xt: Float[Array, "b t c"], train: bool) -> tuple[Array, Array]:
+        config, dtype = self.config, self.dtype
+        remat = functools.partial(nn.remat, prevent_cse=False) if self.remat else lambda level: level
+        spectral, temporal = list(spectral_levels(config)), temporal_levels(config)
+        merging = config.merging_level
+
+        skips, skips_t, sizes, lengths_t = [], [], [], []
+        for level in spectral:
+            number, injected = level.number, None
+            if number < len(temporal):
+                lengths_t.append(xt.shape[1])
+                if number == merging:
+                    conv = encoding_conv(temporal[number], xt.shape[1], (True, True), dtype, name=f"tencoder_{number}")
+                    injected = conv(xt)[:, :, None]
+                else:
+                    xt = remat(Encoder)(config, temporal[number], dtype, name=f"tencoder_{number}")(xt)
+                    skips_t.append(xt)
+            sizes.append(x.shape[-2])
+            name = f"encoder_{number}"
+            if level.bands:
+                x = remat(BandedEncoder)(config, level, dtype, name=name)(x)
+            else:
+                x = remat(Encoder)(config, level, dtype, name=name)(x, injected)
+            if number == 0 and config.embedding:
+                embedding = self.param("embedding", _smooth_embedding, x.shape[-2:])
+                x = x + (config.embedding * EMBEDDING_SCALE * embedding).astype(dtype)
+            skips.append(x)
+            if number == merging:
+                x = x[:, :, 0]  # one frequency is left: the levels below go on in time
+
+        if config.transformer:
+            x, xt = CrossTransformer(config.transformer, dtype, self.remat, name="transformer")(x, xt, train)
+        else:
+            x = jnp.zeros_like(x)  # all signal goes through the skips
+
+        for level in reversed(spectral):
+            number, name = level.number, f"decoder_{config.depth - 1 - level.number}"
+            skip = skips.pop()
+            if level.bands:
+                x = remat(BandedDecoder)(config, level, dtype, name=name)(x, skip)
+            else:
+                x = x.reshape(skip.shape)
+                before, x = remat(Decoder)(config, level, dtype, name=name)(x, skip)
+            x = _cut(x, level.padding, sizes.pop(), axis=-2)
+            x = x if number == 0 else gelu(x)
+            if number >= len(temporal):
+                continue
+            name = f"tdecoder_{len(temporal) - 1 - number}"
+            if number == merging:
+                xt = Enlarge(config, temporal[number], dtype, name=name)(before[:, :, 0])
+            else:
+                _, xt = remat(Decoder)(config, temporal[number], dtype, name=name)(xt, skips_t.pop())
+            xt = _cut(xt, temporal[number].padding, lengths_t.pop(), axis=1)
+            xt = xt if number == 0 else gelu(xt)
+        return x, xt
+
+
+def spectrogram(audio: Float[Array, "*b t"], config: HybridDemucsConfig) -> Complex[Array, "*b n f"]:
+    """Transform audio into one frame for each hop, without the last bin, scaled by ``1 / sqrt(n_fft)``."""
+    hop, length = config.hop, audio.shape[-1]
+    frames = -(-length // hop)
+    margin = hop // 2 * 3
+    padded = _padded(audio, margin, margin + frames * hop - length, "constant" if config.old_padding else "reflect")
+    spectra = stft(padded, config.n_fft, hop, pad_mode="constant")
+    return spectra[..., 2 : 2 + frames, :-1] / math.sqrt(config.n_fft)  # the others hold nothing but padding
+
+
+def waveform(spectra: Complex[Array, "*b n f"], length: int, config: HybridDemucsConfig) -> Float[Array, "*b t"]:
+    """Invert `spectrogram`; with the old padding the audio comes 3/8 of a window late, as its networks have learned."""
+    frames = spectra.shape[-2]
+    spectra = jnp.pad(spectra, [(0, 0)] * (spectra.ndim - 2) + [(2, 2), (0, 1)]) * math.sqrt(config.n_fft)
+    margin = 0 if config.old_padding else config.hop // 2 * 3
+    audio = istft(spectra, config.n_fft, config.hop, frames * config.hop + 2 * margin)
+    return audio[..., margin : margin + length]
+
+
+def _padded(audio: Array, before: int, after: int, mode: str) -> Array:
+    """Pad the last axis; zeros come first where there is not enough audio to mirror."""
+    missing = max(before, after) - audio.shape[-1] + 1 if mode == "reflect" else 0
+    zeros_after = min(after, max(missing, 0))
+    zeros_before = max(missing, 0) - zeros_after
+    leading = [(0, 0)] * (audio.ndim - 1)
+    audio = jnp.pad(audio, [*leading, (zeros_before, zeros_after)])
+    return jnp.pad(audio, [*leading, (before - zeros_before, after - zeros_after)], mode=mode)
+
+
+def _image(spectra: Complex[Array, "b c n f"], config: HybridDemucsConfig) -> Float[Array, "b n f h"]:
+    """Return what the spectral branch sees: real and imaginary parts as channels, or magnitudes."""
+    spectra = spectra.transpose(0, 2, 3, 1)
+    if config.output == "magnitude":
+        return _magnitude(spectra)
+    return jnp.stack([spectra.real, spectra.imag], axis=-1).reshape(*spectra.shape[:3], -1)
+
+
+def _spectra(
+    x: Float[Array, "b n f h"], mixture: Complex[Array, "b c n f"], config: HybridDemucsConfig
+) -> Complex[Array, "b j c n f"]:
+    """Return the spectra of the stems: `x` itself, or as magnitudes to the mixture's phase."""
+    b, n, f, _ = x.shape
+    shape = (b, n, f, len(config.sources), config.channels)
+    if config.output == "complex":
+        parts = x.reshape(*shape, 2)
+        return (parts[..., 0] + 1j * parts[..., 1]).transpose(0, 3, 4, 1, 2)
+    magnitude = _magnitude(mixture)
+    silent = magnitude == 0
+    phase = jnp.where(silent, 1, mixture / jnp.where(silent, 1, magnitude))  # that of silence is taken as zero
+    return x.reshape(shape).transpose(0, 3, 4, 1, 2) * phase[:, None]
+
+
+def _magnitude(spectra: Complex[Array, "*b"]) -> Float[Array, "*b"]:
+    """Return the magnitudes, with a gradient of zero at silence."""
+    power = jnp.square(spectra.real) + jnp.square(spectra.imag)
+    return jnp.where(power == 0, 0, jnp.sqrt(jnp.where(power == 0, 1, power)))
+
+
+def _cut(x: Array, start: int, length: int, axis: int) -> Array:
+    return jax.lax.slice_in_dim(x, start, start + length, axis=axis % x.ndim)
+
+
+def _smooth_embedding(key, shape: tuple[int, int]):
+    """Initialise the embedding of frequencies as a random walk of even deviation."""
+    walk = jnp.cumsum(jax.random.normal(key, shape), axis=0)
+    return walk / jnp.sqrt(jnp.arange(1, shape[0] + 1))[:, None] / EMBEDDING_SCALE

@@ -1,0 +1,91 @@
+"""The bidirectional LSTM of Demucs, on overlapping pieces of long sequences."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxmss.typing import Array, DTypeLike, Float
+
+LAYERS = 2
+LONGEST = 200  # steps of a sequence that is not cut into pieces, and of each piece
+
+
+class LSTM(nn.Module):
+    """Two bidirectional layers, a projection to the features of the input, and the input.
+
+    A sequence of more than 200 steps is cut into pieces of that length, half overlapping; of each the middle is kept.
+
+    Attributes:
+      dtype: of the computation; parameters are float32.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
+        """Map each sequence to one of the same shape."""
+        b, length, features = x.shape
+        y = _pieces(x) if length > LONGEST else x
+        for layer in range(LAYERS):
+            y = _BothWays(self.dtype, name=f"layer_{layer}")(y, features)
+        kernel = self.param("kernel", _torch_uniform(2 * features), (2 * features, features)).astype(self.dtype)
+        bias = self.param("bias", _torch_uniform(2 * features), (features,)).astype(self.dtype)
+        y = jnp.matmul(y, kernel, precision=lax.Precision.HIGHEST) + bias
+        return x + (_joined(y, b)[:, :length] if length > LONGEST else y)
+
+
+class _BothWays(nn.Module):
+    """One layer in both directions: (b, t, i) to (b, t, 2 h), forwards first."""
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t i"], features: int) -> Float[Array, "b t hh"]:
+        uniform = _torch_uniform(features)
+        inputs = self.param("inputs", uniform, (2, x.shape[-1], 4 * features)).astype(self.dtype)
+        recurrent = self.param("recurrent", uniform, (2, features, 4 * features)).astype(self.dtype)
+        bias = self.param("bias", uniform, (2, 4 * features)).astype(self.dtype)
+        ahead, back = (jnp.matmul(x, inputs[way], precision=lax.Precision.HIGHEST) + bias[way] for way in range(2))
+        # both directions take each step together, one of them through the sequence turned round
+        driven = jnp.stack([ahead, back[:, ::-1]]).transpose(2, 0, 1, 3)  # t w b 4h
+
+        def step(carry: tuple[Array, Array], drive: Array) -> tuple[tuple[Array, Array], Array]:
+            hidden, cell = carry
+            recurred = [jnp.matmul(hidden[way], recurrent[way], precision=lax.Precision.HIGHEST) for way in range(2)]
+            keep_in, forget, candidate, out = jnp.split(drive + jnp.stack(recurred), 4, axis=-1)
+            cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep_in) * jnp.tanh(candidate)
+            hidden = jax.nn.sigmoid(out) * jnp.tanh(cell)
+            return (hidden, cell), hidden
+
+        nothing = jnp.zeros((2, x.shape[0], features), self.dtype)
+        _, hidden = lax.scan(step, (nothing, nothing), driven)
+        forwards, backwards = hidden[:, 0], hidden[::-1, 1]
+        return jnp.concatenate([forwards, backwards], axis=-1).swapaxes(0, 1)
+
+
+def _pieces(x: Float[Array, "b t h"]) -> Float[Array, "_ u h"]:
+    """Cut sequences into pieces, which become examples of the batch; zeros fill up the last."""
+    b, length, features = x.shape
+    stride = LONGEST // 2
+    count = math.ceil(length / stride)
+    halves = jnp.pad(x, [(0, 0), (0, (count + 1) * stride - length), (0, 0)]).reshape(b, count + 1, stride, features)
+    return jnp.concatenate([halves[:, :-1], halves[:, 1:]], axis=2).reshape(b * count, LONGEST, features)
+
+
+def _joined(pieces: Float[Array, "_ u h"], b: int) -> Float[Array, "b t h"]:
+    """Undo `_pieces`: of each piece the middle half, of the first all before it and of the last all after it too."""
+    pieces = pieces.reshape(b, -1, *pieces.shape[1:])
+    edge = LONGEST // 4
+    middle = pieces[:, :, edge:-edge].reshape(b, -1, pieces.shape[-1])
+    return jnp.concatenate([pieces[:, 0, :edge], middle, pieces[:, -1, -edge:]], axis=1)
+
+
+def _torch_uniform(fan: int):
+    """Return the initialiser of PyTorch's LSTM and linear layers: uniform within 1/sqrt(fan)."""
+    bound = 1 / math.sqrt(fan)
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
