@@ -1,6 +1,6 @@
 """Music source separation in JAX.
 
-model = jaxmss.load("cws-vocals")          # a published name or a checkpoint directory
+model = jaxmss.load("cws-vocals")          # a published name, a checkpoint directory, a run or a system
 stems = model(mixture)                     # one segment: (b, c, t) -> (b, j, c, t)
 stems = jaxmss.separate(model, waveform)   # a track of any length: (c, t) -> (j, c, t)
 """
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from jaxmss.loading import load
     from jaxmss.options import Options
     from jaxmss.separator import Separator, separate
+    from jaxmss.systems import Part, System
 
-__all__ = ["Options", "Separator", "load", "separate"]
+__all__ = ["Options", "Part", "Separator", "System", "load", "separate"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "load": "jaxmss.loading",
     "Options": "jaxmss.options",
+    "Part": "jaxmss.systems",
     "Separator": "jaxmss.separator",
     "separate": "jaxmss.separator",
+    "System": "jaxmss.systems",
 }
 
 

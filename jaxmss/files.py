@@ -20,8 +20,11 @@ from jaxmss.audio.stems import Clipping, StemWriter, open_stems
 from jaxmss.audio.writing import EXTENSIONS, AudioFormat
 from jaxmss.chunking import Block, Stems
 from jaxmss.errors import AudioError, InputError, suggest
+from jaxmss.levels import measure
+from jaxmss.options import Options
 from jaxmss.prefetch import prefetch
-from jaxmss.separator import Options, Separator, separate_blocks
+from jaxmss.refinement import distribute_residual
+from jaxmss.separator import Model, needs_level, separate_blocks
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Output:
 
 
 def separate_files(
-    model: Separator,
+    model: Model,
     inputs: Iterable[Path],
     sources: tuple[str, ...],
     output: Output,
@@ -107,7 +110,7 @@ def separate_files(
             if not wanted:
                 yield Report(path, kept=kept)
                 continue
-            if residual and kept:
+            if kept and (residual or options.consistent or options.wiener):
                 raise AudioError(
                     f"{str(path)!r}: its stem {kept[0]} exists already, and a new {next(iter(wanted))} need not sum "
                     "with it to the mixture; use --overwrite or another output"
@@ -177,7 +180,7 @@ def find_tracks(inputs: Iterable[Path], output: Path) -> tuple[dict[Path, Path],
 
 
 def _separate_file(
-    model: Separator,
+    model: Model,
     reader: AudioReader,
     sources: tuple[str, ...],
     wanted: Mapping[str, Path],
@@ -207,39 +210,50 @@ def _separate_file(
 
 
 def stem_blocks(
-    model: Separator, reader: AudioReader, sources: tuple[str, ...], residual: bool, options: Options
+    model: Model, reader: AudioReader, sources: tuple[str, ...], residual: bool, options: Options
 ) -> Iterator[Stems]:
     """Separate an open file into blocks of stems at its own rate and channels, as long in total as the file.
 
-    With `residual`, a last stem follows: the mixture minus all the others.
+    With `residual`, a last stem follows: the mixture minus all the others. A model that needs the level of a track has
+    it measured first: the file is then read twice.
     """
     rate, channels = reader.sample_rate, reader.channels
-    there = Resampler(rate, model.sample_rate, model.channels)
+    level = None
+    if needs_level(model, sources, options):
+        with open_audio(reader.path) as again, prefetch(_resampled(model, rate, again.blocks(rate)), ahead=2) as ready:
+            level = measure(ready)
     back = Resampler(model.sample_rate, rate, len(sources) * model.channels)
-    mixture: deque[np.ndarray] = deque()  # what was read and not yet given back, for the residual
+    mixture: deque[np.ndarray] = deque()  # what was read and not yet given back, if that is asked for
     length = 0
 
-    def resampled() -> Iterator[np.ndarray]:
+    def read() -> Iterator[np.ndarray]:
         nonlocal length
         for block in reader.blocks(rate):
             length += block.shape[-1]
-            if residual:
+            if residual or options.consistent:
                 mixture.append(block)
-            yield there.process(to_channels(block, model.channels))
-        yield there.flush()
+            yield block
 
     def given_back(flat: np.ndarray) -> Stems:
         stems = to_channels(flat.reshape(len(sources), model.channels, -1), channels)
-        if not residual:
-            return stems
-        return np.concatenate([stems, (_take(mixture, stems.shape[-1]) - stems.sum(0))[None]])
+        if residual:
+            return np.concatenate([stems, (_take(mixture, stems.shape[-1]) - stems.sum(0))[None]])
+        return distribute_residual(stems, _take(mixture, stems.shape[-1])) if options.consistent else stems
 
-    with closing(separate_blocks(model, resampled(), sources, options)) as separated:
+    with closing(separate_blocks(model, _resampled(model, rate, read()), sources, options, level)) as separated:
         for stems in separated:
             block = back.process(stems.reshape(-1, stems.shape[-1]))
             if block.shape[-1]:
                 yield given_back(block)
     yield given_back(back.flush(length))
+
+
+def _resampled(model: Model, rate: int, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield blocks at `rate` as blocks at the rate and with the channels of the model."""
+    resampler = Resampler(rate, model.sample_rate, model.channels)
+    for block in blocks:
+        yield resampler.process(to_channels(block, model.channels))
+    yield resampler.flush()
 
 
 def _take(blocks: deque[np.ndarray], count: int) -> Block:

