@@ -26,17 +26,6 @@ from jaxmss.loading import load
 NAME = "mobilenet-subband-vocals"  # the smallest
 
 
-@dataclass(frozen=True)
-class Local(PublishedWeights):
-    """Published weights on this machine."""
-
-    server: str = ""
-
-    @property
-    def url(self) -> str:
-        return f"{self.server}/{self.file_name}"
-
-
 @dataclass
 class Host:
     """A web server of one folder, and how often each of its files was asked for."""
@@ -63,7 +52,7 @@ def host(tmp_path, monkeypatch) -> Iterator[Host]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         size = (folder / weights.file_name).stat().st_size
-        local = Local(**{**vars(weights), "size": size}, server=f"http://127.0.0.1:{server.server_port}")
+        local = replace(weights, size=size, url=f"http://127.0.0.1:{server.server_port}/{weights.file_name}")
         published = {**PUBLISHED, NAME: local}
         monkeypatch.setattr(loading, "PUBLISHED", published)
         monkeypatch.setenv("JAXMSS_CACHE", str(tmp_path / "cache"))

@@ -1,5 +1,7 @@
 """Build arrays from what a pickle says of them: NumPy's own pickles, and PyTorch's tensors over their storages.
 
+Fractions too, in which Demucs counts seconds.
+
 Every number comes from the file, so each is checked against the bytes that are there before NumPy sees it.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -126,7 +129,16 @@ def _finish_numpy_array(state: tuple) -> np.ndarray | Opaque:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
+def _fraction(*numbers: Any) -> Fraction:
+    """Return what is pickled as "39/5", since Python 3.11 as (39, 5). "1e999999999" would take for ever."""
+    plain = all(type(number) in (int, str) for number in numbers)
+    if not plain or not re.fullmatch(r"-?\d{1,18}(/\d{1,18})?", "/".join(map(str, numbers))):
+        raise ValueError("a fraction is not one of whole numbers")
+    return Fraction(*numbers)
+
+
 ARRAY_CONSTRUCTORS: Constructors = {
+    "fractions.Fraction": _fraction,
     "torch._utils._rebuild_tensor": torch_tensor,
     "torch._utils._rebuild_tensor_v2": torch_tensor,
     "torch._utils._rebuild_tensor_v3": _torch_tensor_of_dtype,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -42,11 +42,16 @@ def from_state_dict(
         elif len(arrays) == len(group):
             arranged[path] = np.stack(arrays) if stacked else arrays[0]
 
-    problems = {"missing": expected - state.keys(), "unknown": state.keys() - expected, "of another shape": misshapen}
-    if any(problems.values()):
-        told = "; ".join(f"{kind}: {_listed(found)}" for kind, found in problems.items() if found)
-        raise CheckpointError(f"{file} does not hold the parameters of this architecture; {told}")
+    check_names(file, expected, state.keys(), misshapen)
     return unflatten_dict(arranged)
+
+
+def check_names(file: str, expected: Set[str], found: Set[str], misshapen: Collection[str]) -> None:
+    """Raise `CheckpointError` that lists what is missing, unknown or of another shape in a file's `state_dict`."""
+    problems = {"missing": expected - found, "unknown": found - expected, "of another shape": misshapen}
+    if any(problems.values()):
+        told = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
+        raise CheckpointError(f"{file} does not hold the parameters of this architecture; {told}")
 
 
 def torch_names(path: Path, shape: tuple[int, ...], config: ResUNetConfig) -> tuple[str, ...]:
@@ -103,6 +108,6 @@ def _without_prefix(state: Mapping[str, np.ndarray], expected: set[str]) -> dict
     return {name.removeprefix(prefix): array for name, array in state.items()}
 
 
-def _listed(names) -> str:
-    names = sorted(names)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def _listed(names: Collection[str]) -> str:
+    first = ", ".join(sorted(names)[:10])
+    return first + (f" and {len(names) - 10} more" if len(names) > 10 else "")

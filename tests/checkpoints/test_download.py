@@ -366,8 +366,9 @@ def test_published_addresses_are_plain_urls():
     assert PUBLISHED["cws-vocals"].url == (
         "https://zenodo.org/record/5175846/files/epoch%3D49-val_loss%3D0.0902_trimed.ckpt?download=1"
     )
-    assert len({weights.url for weights in PUBLISHED.values()}) == len(PUBLISHED) == 8
+    assert PUBLISHED["955717e8"].url == "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/955717e8-8726e21a.th"
+    assert len({weights.url for weights in PUBLISHED.values()}) == len(PUBLISHED) == 8 + 15
     for name, weights in PUBLISHED.items():
         assert name == weights.name
-        assert name.startswith(weights.architecture)
+        assert name.startswith(weights.architecture) or weights.architecture.endswith("demucs")
         assert set(weights.scores) <= set(weights.sources)
