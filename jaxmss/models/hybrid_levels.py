@@ -183,9 +183,7 @@ class BandedDecoder(nn.Module):
             decoder = Decoder(self.config, level, self.dtype, name=f"band_{number}")
             _, part = decoder(x[:, :, start:stop], skip[:, :, start:stop])
             if parts:
-                bias = decoder.variables["params"]["enlarge"]["conv"][
-                    "bias"
-                ]  # both have added theirs
+                bias = decoder.variables["params"]["enlarge"]["conv"]["bias"]  # both have added theirs
                 shared = parts[-1][:, :, -overlap:] + part[:, :, :overlap] - bias.astype(self.dtype)
                 parts[-1:] = [parts[-1][:, :, :-overlap], shared]
                 part = part[:, :, overlap:]
