@@ -52,7 +52,7 @@ def filter_blocks(
     return join(((segment, _filtered(segment.audio, iterations)) for segment in segments), chunking)
 
 
-def _beside(stems: Iterable[Stems], mixture: Iterator[Block]) -> Iterator[Float[np.ndarray, "j+1 c _"]]:
+def _beside(stems: Iterable[Stems], mixture: Iterator[Block]) -> Iterator[Float[np.ndarray, "_ c _"]]:
     """Yield each block of stems with that of the mixture above it."""
     held = None
     for block in stems:
@@ -64,9 +64,9 @@ def _beside(stems: Iterable[Stems], mixture: Iterator[Block]) -> Iterator[Float[
 
 
 @partial(jax.jit, static_argnames="iterations")
-def _filter(window: Float[Array, "j+1 c t"], iterations: int) -> Float[Array, "j c t"]:
+def _filter(window: Float[Array, "_ c t"], iterations: int) -> Float[Array, "j c t"]:
     return filter_stems(window[1:], window[0], iterations)
 
 
-def _filtered(window: Float[np.ndarray, "j+1 c t"], iterations: int) -> Stems:
+def _filtered(window: Float[np.ndarray, "_ c t"], iterations: int) -> Stems:
     return np.asarray(_filter(jnp.asarray(window), iterations))
