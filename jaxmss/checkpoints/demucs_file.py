@@ -64,7 +64,7 @@ def read_demucs_file(file: Path, architecture: str) -> tuple[DemucsConfig | Hybr
         remedy = f"convert it as {fits[0]!r}" if fits else f"choose from {', '.join(DEMUCS_CLASSES)}"
         raise CheckpointError(f"{file}: holds a network {found[:80]!r}, not {architecture!r}; {remedy}")
     state = contents["state"]
-    if isinstance(state, dict) and state.get("__quantized"):
+    if isinstance(state, dict) and "__quantized" in state:
         raise CheckpointError(
             f"{file}: holds quantised parameters, packed by DiffQ, which cannot be read; "
             "take the network that was not quantised, such as mdx instead of mdx_q"
@@ -90,8 +90,8 @@ def _given(positional: Any, named: Any) -> dict[str, Any]:
 
 def _config(kind: _Class, given: Arguments) -> DemucsConfig | HybridDemucsConfig:
     known = {"sources", *kind.chosen, *kind.fixed, *kind.unread}
-    if unknown := [f"{name}={value!r}"[:80] for name, value in given.items() if name not in known]:
-        warnings.warn(f"what the package demucs 4.1.0 does not know is left out: {', '.join(unknown)}", stacklevel=4)
+    if unknown := [repr(name)[:80] for name in given if name not in known]:
+        warnings.warn(f"arguments that demucs 4.1.0 does not know are left out: {', '.join(unknown)}", stacklevel=4)
     for name, value in given.items():
         if name in known - kind.unread:
             _check_plain(name, value)
@@ -102,10 +102,16 @@ def _config(kind: _Class, given: Arguments) -> DemucsConfig | HybridDemucsConfig
 
 
 def _check_plain(name: str, value: Any) -> None:
-    for item in value if isinstance(value, list | tuple) else [value]:
-        plain = item is None or isinstance(item, bool | int | float | str | Fraction)
-        if not plain or (isinstance(item, int) and abs(item) >= 1 << 53):  # beyond, float() may fail
-            raise InputError(f"{name!r} is neither a number nor a name, nor a list of them")
+    """Refuse what no config can hold, or no message can show: a list in a file may hold itself a thousand times."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > 100 or not all(map(_is_plain, items)):
+        raise InputError(f"{name!r} is neither a number nor a name, nor a list of them")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= 100
+    return abs(value) < 1 << 53 if isinstance(value, int) else value is None or isinstance(value, float | Fraction)
 
 
 def _demucs(a: Arguments) -> DemucsConfig:
