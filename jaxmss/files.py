@@ -237,8 +237,8 @@ def stem_blocks(
     def given_back(flat: np.ndarray) -> Stems:
         stems = to_channels(flat.reshape(len(sources), model.channels, -1), channels)
         if residual:
-            return np.concatenate([stems, (_take(mixture, stems.shape[-1]) - stems.sum(0))[None]])
-        return distribute_residual(stems, _take(mixture, stems.shape[-1])) if options.consistent else stems
+            return np.concatenate([stems, (_take(mixture, *stems.shape[1:]) - stems.sum(0))[None]])
+        return distribute_residual(stems, _take(mixture, *stems.shape[1:])) if options.consistent else stems
 
     with closing(separate_blocks(model, _resampled(model, rate, read()), sources, options, level)) as separated:
         for stems in separated:
@@ -256,9 +256,9 @@ def _resampled(model: Model, rate: int, blocks: Iterable[np.ndarray]) -> Iterato
     yield resampler.flush()
 
 
-def _take(blocks: deque[np.ndarray], count: int) -> Block:
+def _take(blocks: deque[np.ndarray], channels: int, count: int) -> Block:
     """Remove the first `count` samples from a queue of blocks."""
-    taken = [blocks[0][:, :0]] if blocks else []
+    taken = [np.zeros((channels, 0), np.float32)]
     while count:
         block = blocks.popleft()
         if block.shape[-1] > count:
@@ -266,7 +266,7 @@ def _take(blocks: deque[np.ndarray], count: int) -> Block:
             block = block[:, :count]
         taken.append(block)
         count -= block.shape[-1]
-    return np.concatenate(taken, axis=-1) if taken else np.zeros((1, 0), np.float32)
+    return np.concatenate(taken, axis=-1)
 
 
 @contextmanager
