@@ -120,23 +120,22 @@ class Cascade:
         inside: Int[np.ndarray, "b 2"],
         level: Level,
     ) -> Float[np.ndarray, "b j c t"]:
-        sums: dict[str, np.ndarray] = {}
+        made: dict[str, list[tuple[np.ndarray, float]]] = {}
         for stage in self.stages:
             heard = mixture
             for stem in stage.minus:
-                heard = heard - sums[stem] / np.float32(self._weight(stem))
+                heard = heard - _mean(made[stem])
             if stage.normalized:
                 heard = _normalized(heard, inside, level)
             estimates = np.asarray(stage.network(jnp.asarray(heard), stage.stems, lengths))
             if stage.normalized:
                 estimates = estimates * np.float32(level.scale) + np.float32(level.mean)
             for row, (stem, weight) in enumerate(zip(stage.stems, stage.weights, strict=True)):
-                estimate = estimates[:, row] * np.float32(weight)
-                sums[stem] = sums[stem] + estimate if stem in sums else estimate
-        return np.stack([sums[stem] / np.float32(self._weight(stem)) for stem in self.stems], axis=1)
+                made.setdefault(stem, []).append((estimates[:, row], weight))
+        return np.stack([_mean(made[stem]) for stem in self.stems], axis=1)
 
 
-def passes(stages: Sequence[Stage], stems: tuple[str, ...], chunking: Chunking, options: Options) -> Cascade:
+def cascade_of(stages: Sequence[Stage], stems: tuple[str, ...], chunking: Chunking, options: Options) -> Cascade:
     """Return the cascade that separates a track as `options` say: cut once, or at several random places.
 
     The places are drawn from a fixed seed, so that the same track gives the same stems.
@@ -147,13 +146,16 @@ def passes(stages: Sequence[Stage], stems: tuple[str, ...], chunking: Chunking, 
     return Cascade(tuple(stages), stems, chunking, tuple(drawn), options.batch_size)
 
 
-def average(cascades: Sequence[Cascade], streams: Sequence[Iterator[Stems]], sources: Sequence[str]) -> Iterator[Stems]:
+def average(
+    cascades: Sequence[Cascade], streams: Sequence[Iterator[Stems]], sources: tuple[str, ...]
+) -> Iterator[Stems]:
     """Average the streams of stems that cascades make of one track, by weight, into one stream of `sources`.
 
     Whichever stream lags behind is run next, so that none has to be held for longer than a block of another.
     """
-    weights = [dict(zip(cascade.stems, cascade.weights, strict=True)) for cascade in cascades]
-    total = np.array([sum(given.get(source, 0.0) for given in weights) for source in sources], np.float32)
+    if len(cascades) == 1 and cascades[0].stems == sources:
+        yield from streams[0]
+        return
     held: list[Stems | None] = [None] * len(streams)
     while True:
         held = [next(stream, None) if block is None else block for stream, block in zip(streams, held, strict=True)]
@@ -161,12 +163,20 @@ def average(cascades: Sequence[Cascade], streams: Sequence[Iterator[Stems]], sou
             return
         blocks = [block for block in held if block is not None]
         count = min(block.shape[-1] for block in blocks)
-        stems = np.zeros((len(sources), blocks[0].shape[1], count), np.float32)
-        for block, given in zip(blocks, weights, strict=True):
-            for estimate, (source, weight) in zip(block, given.items(), strict=True):
-                stems[sources.index(source)] += estimate[:, :count] * np.float32(weight)
-        yield stems / total[:, None, None]
+        made: dict[str, list[tuple[np.ndarray, float]]] = {source: [] for source in sources}
+        for cascade, block in zip(cascades, blocks, strict=True):
+            for stem, weight, estimate in zip(cascade.stems, cascade.weights, block, strict=True):
+                made[stem].append((estimate[:, :count], weight))
+        yield np.stack([_mean(estimates) for estimates in made.values()])
         held = [block[..., count:] if block.shape[-1] > count else None for block in blocks]
+
+
+def _mean(weighed: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+    """Return the mean of estimates by weight; one alone as it is."""
+    if len(weighed) == 1:
+        return weighed[0][0]
+    total = sum(weight for _, weight in weighed)
+    return np.sum([estimate * np.float32(weight / total) for estimate, weight in weighed], axis=0)
 
 
 def _normalized(

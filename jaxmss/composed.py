@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxmss.cascade import Cascade, Network, Stage, passes
+from jaxmss.cascade import Cascade, Network, Stage, cascade_of
 from jaxmss.errors import InputError, suggest
 from jaxmss.options import Options
 from jaxmss.refinement import check_complete
@@ -95,7 +95,7 @@ class ComposedSeparator:
             )
         stages = [_stage(part, network) for part, network in zip(group, networks, strict=True)]
         wanted = tuple(stem for stem in sources if any(stem in part.stems for part in group))
-        return passes(stages, wanted, cut[0][0], roots[0][1])
+        return cascade_of(stages, wanted, cut[0][0], roots[0][1])
 
     def _loaded(self, part: Part) -> Network:
         network = self.network(part.network)

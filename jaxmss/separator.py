@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmss import models
-from jaxmss.cascade import Cascade, Stage, average, passes
+from jaxmss.cascade import Cascade, Stage, average, cascade_of
 from jaxmss.chunking import Block, Chunking, Stems
 from jaxmss.config import check
 from jaxmss.errors import AudioError, InputError, suggest
@@ -92,7 +92,7 @@ class Separator:
         check_complete(sources, self.sources, options)
         normalized = getattr(self.config, "normalize_track", False)
         stage = Stage(self, sources, (1.0,) * len(sources), normalized=normalized)
-        return (passes([stage], sources, self.chunking(options), options),)
+        return (cascade_of([stage], sources, self.chunking(options), options),)
 
 
 def _checked_lengths(lengths: Any, examples: int, samples: int) -> Int[Array, " b"]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from demucs.apply import BagOfModels, apply_model
 from golden_weights import GOLDEN, wave
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -228,6 +230,39 @@ def test_shifts_of_a_part_cut_the_track_where_it_begins_earlier():
     expected = np.mean([run(delay) for delay in delays], axis=0)
     stems = separate(compose(system, nets), track)
     np.testing.assert_allclose(stems, expected, rtol=0, atol=2e-6)
+
+
+class TorchStandIn(torch.nn.Module):
+    """A stand-in for the package demucs."""
+
+    samplerate, audio_channels = RATE, 2
+
+    def __init__(self, network: StandIn, window: int):
+        super().__init__()
+        self.network, self.window = network, window
+        self.sources, self.segment = network.config.sources, network.config.segment
+        self.somewhere = torch.nn.Parameter(torch.zeros(()))
+
+    def valid_length(self, length: int) -> int:
+        return self.window
+
+    def forward(self, mix: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.network(mix.numpy(), self.sources, np.full(len(mix), self.window)))
+
+
+@pytest.mark.parametrize("t", [1, 90, 91, 120, 121, 500])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_a_bag_gives_what_the_package_demucs_gives(t, overlap):
+    config = DemucsLike(("drums", "bass"), 1.2, 0.0)
+    nets = {"a": StandIn(config), "b": StandIn(replace(config, segment=0.8))}
+    system = System((Part("a", ("drums", "bass"), (1.0, 3.0), segment=1.2), Part("b", ("bass",), segment=1.2)))
+    track = wave(t, (2, t)) + np.float32(0.02)
+    bag = BagOfModels([TorchStandIn(net, 127) for net in nets.values()], [[1.0, 3.0], [0.0, 1.0]], segment=1.2)
+    level = measure([track])
+    normal = torch.from_numpy((track - np.float32(level.mean)) / np.float32(level.scale))[None]
+    expected = apply_model(bag, normal, shifts=0, overlap=overlap)[0].numpy() * level.scale + level.mean
+    stems = separate(compose(system, nets), track, options=Options(overlap=overlap))
+    np.testing.assert_allclose(stems, expected, rtol=0, atol=1e-6)
 
 
 # no more than is needed
