@@ -1,4 +1,4 @@
-"""Networks without weights, to which it matters where in its window a sample lies, and how loud it is."""
+"""Networks without weights, to which all of a window matters, where in it a sample lies, and how loud it is."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StandIn:
             k = 1 + self.config.sources.index(source)
             ramp = np.zeros(window.shape[-1], np.float32)
             ramp[:length] = np.linspace(0.2 * k, 1.0, length)
-            stems.append(ramp * (window + np.float32(0.05 * k) * np.abs(window[::-1])))
+            stems.append(ramp * (window + np.float32(0.05 * k) * np.abs(window[::-1]) + 0.1 * window[:, ::-1]))
         return np.stack(stems).astype(np.float32)
 
 
