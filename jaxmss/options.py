@@ -26,7 +26,7 @@ class Options:
         the model's, which is 1 for a network alone).
       batch_size: windows that a network is given at once.
       wiener: iterations of multichannel Wiener filtering of the stems together.
-      consistent: whether stems that make up the mixture are given equal shares of what they lack of it, to sum to it.
+      consistent: give all stems of the mixture an equal share of what they lack of it, so that they sum to it.
     """
 
     segment: _Seconds = None

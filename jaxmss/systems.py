@@ -37,7 +37,7 @@ class Part:
       context: seconds that the network sees before and after a segment.
       overlap: share of a segment that is cross-faded with the next.
       shifts: how many times the track is cut, at random places, for estimates that are averaged.
-      normalize_track: whether the network hears the track at mean 0 and deviation 1.
+      normalize_track: whether the network hears the track at mean 0 and deviation 1, measured on the mixture.
     """
 
     network: str
