@@ -1,33 +1,33 @@
 """Compile the sharded train step of every config for TPUs, without one: memory, arithmetic, collectives, what fits.
 
     pip install -e ".[tpu]"
-    python benchmarks/tpu_compile.py [--config cws_small] [--topology v5e:4x4] [--output tpu.json]
+    python benchmarks/tpu_compile.py [--config cws_small] [--topology v5e:4x4] [--verify] [--output tpu.json]
 
 The compiler is the TPU's own, and needs no TPU. It takes minutes for each program: with `--output` every result is kept
-as it comes, and what is there is not compiled again. A config keeps its number of examples a device, or one where the
-devices are more than its examples. The columns:
+as it comes, and what is there is not compiled again (`benchmarks/tpu.json`: what `docs/scaling.md` is written from). A
+config keeps its number of examples a device, or one where the devices are more than its examples. The columns:
 
-- memory of a device that state and batch, temporaries and the program itself take, of 15.75 GiB; and how many examples
-  would fit, by extrapolation: temporaries grow with the examples. `--verify` compiles with so many.
+- memory of a device that state and batch, temporaries and the program itself take, of 15.75 GiB.
 - TFLOP of a device and step: convolutions and matrix products, those of rematerialisation too. In float32 each takes
   six passes through a matrix unit, which multiplies bfloat16.
 - estimate: the compiler's own count of cycles, loops multiplied out, without the collectives.
 - all-reduces of a step: of gradients, and of the statistics of batch norms. Any other collective is a mistake in the
   sharding, and shown as one.
+
+The second table tells how many examples fit into a device: all but the state grows linearly with them, as the results
+with the fewest and with the most examples have it. `--verify` compiles with so many, and with one more.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no metadata server to ask
@@ -36,7 +36,7 @@ os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nobody takes a TPU
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.extend import core
+from tpu_program import collectives, cycles, parse, work
 
 from jaxmss.data.mixing import Batch, slots
 from jaxmss.training import sharding
@@ -48,15 +48,6 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16")
 MEMORY = 15.75 * 2**30  # bytes of a v5e's 16 GiB that its compiler gives to programs
 CLOCK = 197e12 / (4 * 128 * 128 * 2)  # cycles a second: peak over the products of its four matrix units
-COLLECTIVES = (
-    "all-gather|all-to-all|all-reduce|collective-broadcast|collective-permute|ragged-all-to-all|reduce-scatter"
-)
-
-
-class Work(NamedTuple):
-    flops: float
-    passes: float  # FLOPs, those in float32 counted six times
-    bytes: float  # of operands and results
 
 
 @dataclass(frozen=True)
@@ -69,9 +60,9 @@ class Result:
     remat: bool
     examples: int  # on a device
     compile_seconds: float
-    fits: bool = False
+    temporaries: int
+    compiles: bool = False  # the compiler refuses programs whose temporaries alone exceed the memory
     arguments: int = 0
-    temporaries: int = 0
     outputs: int = 0  # that are not written over arguments
     program: int = 0
     flops: float = 0
@@ -85,9 +76,12 @@ class Result:
         return self.arguments + self.temporaries + self.outputs + self.program
 
     @property
-    def most_examples(self) -> int:
-        """By extrapolation: temporaries grow with the examples, the rest does not."""
-        return int((MEMORY - self.memory + self.temporaries) / (self.temporaries / self.examples))
+    def held(self) -> int:
+        return self.arguments + self.temporaries
+
+    @property
+    def fits(self) -> bool:
+        return self.compiles and self.memory <= MEMORY
 
 
 def main() -> None:
@@ -101,7 +95,7 @@ def main() -> None:
     parser.add_argument("--verify", action="store_true", help="compile with as many examples as should fit, too")
     parser.add_argument("--output", type=Path, help="JSON file of results, to which new ones are added")
     args = parser.parse_args()
-    known = [_from_json(values) for values in json.loads(args.output.read_text())] if _exists(args.output) else []
+    known = [from_json(values) for values in json.loads(args.output.read_text())] if _exists(args.output) else []
 
     def result(*wanted: Any) -> Result:
         for one in known:
@@ -113,15 +107,26 @@ def main() -> None:
         return known[-1]
 
     print(HEADER, flush=True)
+    wanted = []
     for topology in args.topology or TOPOLOGIES:
         for name in args.config or names:
             for remat in {"no": (False,), "yes": (True,), "both": (False, True)}[args.remat]:
                 config = config_of(CONFIGS / f"{name}.py")
                 share = args.examples or max(1, config.data.batch // len(devices(topology)))
-                first = result(name, topology, args.dtype, remat, share)
-                print(row(first), flush=True)
-                if args.verify and first.fits and first.most_examples > share:
-                    print(row(result(name, topology, args.dtype, remat, first.most_examples)), flush=True)
+                print(row(result(name, topology, args.dtype, remat, share)), flush=True)
+                wanted.append((name, topology, remat))
+    groups = [
+        (topology, [one for one in known if (one.config, one.dtype, one.remat) == (name, args.dtype, remat)])
+        for name, topology, remat in wanted
+    ]
+    for topology, group in groups if args.verify else ():
+        most = capacity(group)
+        for examples in (most, most + 1) if most else ():
+            group.append(result(group[0].config, topology, args.dtype, group[0].remat, examples))
+            print(row(group[-1]), flush=True)
+    print(f"\n{CAPACITY_HEADER}")
+    for group in {capacity_row(group): None for _, group in groups}:
+        print(group)
 
 
 def devices(topology: str) -> list[Any]:
@@ -144,9 +149,12 @@ def compiled(name: str, topology: str, dtype: str, remat: bool, examples: int) -
     try:
         program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        refused = re.search(r"RESOURCE_EXHAUSTED.*temporaries \(([\d.]+)G\)", str(error))
+        if not refused:
             raise
-        return Result(name, topology, dtype, remat, examples, time.perf_counter() - start)
+        seconds = round(time.perf_counter() - start, 1)
+        temporaries, arguments = round(float(refused[1]) * 2**30), _held(config, len(chips))
+        return Result(name, topology, dtype, remat, examples, seconds, temporaries, arguments=arguments)
     memory, text = program.memory_analysis(), program.as_text()
     amount = work(traced.jaxpr.jaxpr)
     entry, computations = parse(text)
@@ -157,9 +165,9 @@ def compiled(name: str, topology: str, dtype: str, remat: bool, examples: int) -
         remat,
         examples,
         compile_seconds=round(time.perf_counter() - start, 1),
-        fits=True,
-        arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
+        compiles=True,
+        arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         program=memory.generated_code_size_in_bytes,
         flops=amount.flops / len(chips),
@@ -167,6 +175,38 @@ def compiled(name: str, topology: str, dtype: str, remat: bool, examples: int) -
         bytes=amount.bytes / len(chips),
         estimated_seconds=cycles(entry, computations) / CLOCK,
         collectives=collectives(entry, computations),
+    )
+
+
+def capacity(known: list[Result]) -> int:
+    """Return how many examples fit, on a line through the results with the fewest and with the most; 0 for unknown.
+
+    `known` are of one config, type and choice of remat, whatever the slice: a device holds the same in all of them.
+    """
+    few, most = min(known, key=_examples), max(known, key=_examples)
+    rest = [one.outputs + one.program for one in known if one.compiles]
+    if few.examples == most.examples or not rest:
+        return 0
+    return few.examples + int((MEMORY - max(rest) - few.held) / slope(known))
+
+
+def slope(known: list[Result]) -> float:
+    """Return the bytes that one more example takes."""
+    few, most = min(known, key=_examples), max(known, key=_examples)
+    return (most.held - few.held) / (most.examples - few.examples)
+
+
+def _examples(one: Result) -> int:
+    return one.examples
+
+
+def _held(config: Config, parts: int) -> int:
+    """Return the bytes of a device's arguments: the state, and its part of the batch."""
+    state, batch = jax.eval_shape(lambda: initial_state(config)), abstract_batch(config)
+    return sum(
+        leaf.size * leaf.dtype.itemsize // share
+        for tree, share in ((state, 1), (batch, parts))
+        for leaf in jax.tree.leaves(tree)
     )
 
 
@@ -178,120 +218,43 @@ def abstract_batch(config: Config) -> Batch:
     return Batch(pcm, gain, swap)
 
 
-def work(jaxpr: core.Jaxpr) -> Work:
-    """Return what the convolutions and matrix products of a step amount to, over all devices.
-
-    XLA's own count sees the body of a loop once. Of the ways for different platforms the most costly one is counted.
-    """
-    total = Work(0.0, 0.0, 0.0)
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        parts = [work(inner) for inner in _inner(params.values())]
-        if name in ("conv_general_dilated", "dot_general"):
-            left, right, result = (variable.aval for variable in (*equation.invars, *equation.outvars))
-            if name == "dot_general":
-                reach = math.prod(left.shape[axis] for axis in params["dimension_numbers"][0][0])
-            else:
-                reach = right.size / right.shape[params["dimension_numbers"].rhs_spec[0]]
-            flops = 2.0 * result.size * reach
-            moved = sum(array.size * array.dtype.itemsize for array in (left, right, result))
-            parts = [Work(flops, flops * (6 if right.dtype == jnp.float32 else 1), moved)]
-        elif name == "cond":
-            parts = [max(parts)]
-        times = params["length"] if name == "scan" else 1
-        total = Work(*(one + times * sum(more) for one, *more in zip(total, *parts, strict=True)))
-    return total
-
-
-def _inner(values: Any) -> Iterator[core.Jaxpr]:
-    for value in values:
-        if isinstance(value, core.ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, core.Jaxpr):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _inner(value)
-
-
-def parse(text: str) -> tuple[str, dict[str, list[str]]]:
-    """Return the name of the entry of a compiled program, and the instructions of every computation."""
-    entry, computations, current = "", {}, []
-    for line in text.splitlines():
-        opening = re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{\s*$", line)
-        if opening:
-            current = computations.setdefault(opening[2], [])
-            entry = opening[2] if opening[1] else entry
-        elif " = " in line:
-            current.append(line)
-    return entry, computations
-
-
-def executed(name: str, computations: dict[str, list[str]], times: int = 1) -> Iterator[tuple[str, int]]:
-    """Yield each instruction that a computation executes, and how often."""
-    for line in computations[name]:
-        yield line, times
-        loop = re.search(r" while\(.* condition=%?([\w.-]+), body=%?([\w.-]+)", line)
-        if loop:  # a scan: its condition compares the round with their number
-            [rounds] = re.findall(r" s32\[\]\S* constant\((\d+)\)", "\n".join(computations[loop[1]]))
-            yield from executed(loop[2], computations, times * int(rounds))
-
-
-def cycles(entry: str, computations: dict[str, list[str]]) -> int:
-    found = ((re.search(r'"estimated_cycles":"(\d+)"', line), times) for line, times in executed(entry, computations))
-    return sum(int(match[1]) * times for match, times in found if match)
-
-
-def collectives(entry: str, computations: dict[str, list[str]]) -> tuple[tuple[str, str, int, int], ...]:
-    """Return the kinds of collectives and what they are of, how often a step runs them, and the bytes they are of."""
-    totals: dict[tuple[str, str], list[int]] = {}
-    for line, times in executed(entry, computations):
-        match = re.search(rf" = (.*?) ({COLLECTIVES})(-start)?\(", line)
-        if match:
-            shapes = [_dimensions(dims) for dims in re.findall(r"\w+\[([\d,]*)\]", match[1])]
-            name = re.search(r'op_name="([^"]*)"', line)
-            statistics = (
-                name is not None and re.search(r"/bn\w*/", name[1]) and all(len(shape) <= 1 for shape in shapes)
-            )
-            of = "statistics" if statistics else "gradients and loss" if match[2] == "all-reduce" else "?"
-            total = totals.setdefault((match[2], of), [0, 0])
-            total[0] += times
-            total[1] += times * sum(
-                _bytes(kind) * math.prod(_dimensions(dims)) for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            )
-    return tuple((*key, *total) for key, total in totals.items())
-
-
-def _dimensions(text: str) -> list[int]:
-    return [int(length) for length in text.split(",") if length]
-
-
-def _bytes(kind: str) -> int:
-    return {"pred": 1, "bf16": 2, "f16": 2}.get(kind, 4)
-
-
 HEADER = """\
-| config | slice | dtype | remat | examples a device | state and batch | temporaries | program | of 15.75 GiB | fit \
+| config | slice | dtype | remat | examples a device | state and batch | temporaries | program | of 15.75 GiB \
 | TFLOP | estimate | all-reduces | other collectives |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
+|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def row(one: Result) -> str:
     cells = [one.config, one.topology, one.dtype, "yes" if one.remat else "no", str(one.examples)]
-    if not one.fits:
-        return f"| {' | '.join([*cells, 'does not fit'])} |" + " |" * 8
+    if not one.compiles:
+        return f"| {' | '.join([*cells, '', f'{one.temporaries / 2**30:.2f} GiB', '', 'refused'])} |" + " |" * 4
     gib = (f"{size / 2**30:.2f} GiB" for size in (one.arguments + one.outputs, one.temporaries, one.program))
     reduces = [f"{n} of {of} ({size / 1e6:.1f} MB)" for kind, of, n, size in one.collectives if kind == "all-reduce"]
     others = [f"{n} {kind} ({size / 1e6:.1f} MB)" for kind, _, n, size in one.collectives if kind != "all-reduce"]
-    cells += [*gib, f"{one.memory / MEMORY:.0%}", f"~{one.most_examples}", f"{one.flops / 1e12:.2f}"]
+    cells += [*gib, f"{one.memory / MEMORY:.0%}", f"{one.flops / 1e12:.2f}"]
     cells += [f"{one.estimated_seconds * 1e3:.0f} ms", ", ".join(reduces), ", ".join(others) or "none"]
     return f"| {' | '.join(cells)} |"
+
+
+CAPACITY_HEADER = """\
+| config | dtype | remat | examples: GiB of state, batch and temporaries | an example takes | fit |
+|---|---|---|---|---|---|"""
+
+
+def capacity_row(known: list[Result]) -> str:
+    one, most = known[0], capacity(known)
+    sizes = ", ".join(f"{one.examples}: {one.held / 2**30:.2f}" for one in sorted(known, key=_examples))
+    tried = {one.examples: one.fits for one in known}
+    fit = f"{most}" + (" (compiled)" if tried.get(most) else "")
+    cells = [one.config, one.dtype, "yes" if one.remat else "no", sizes]
+    return f"| {' | '.join([*cells, f'{slope(known) / 2**30:.2f} GiB' if most else '', fit if most else ''])} |"
 
 
 def _exists(path: Path | None) -> bool:
     return path is not None and path.exists()
 
 
-def _from_json(values: dict[str, Any]) -> Result:
+def from_json(values: dict[str, Any]) -> Result:
     return Result(**values | {"collectives": tuple(map(tuple, values["collectives"]))})
 
 
