@@ -7,6 +7,7 @@ from typing import Literal
 
 from jaxmss.config import check, check_track_fields
 
+MOST_LAYERS = 64  # of any kind: a config from anywhere must not take for ever to read
 STEMS = ("drums", "bass", "other", "vocals")  # in the order of the published networks
 
 
@@ -31,8 +32,8 @@ class ResidualBranch:
     scale: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("depth", "compression"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        check(1 <= self.depth <= MOST_LAYERS, "depth", self.depth, f"it must be 1 to {MOST_LAYERS}")
+        check(self.compression >= 1, "compression", self.compression, "it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Transformer:
     dropout: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("layers", "heads"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
+        check(1 <= self.layers <= MOST_LAYERS, "layers", self.layers, f"it must be 1 to {MOST_LAYERS}")
+        check(self.heads >= 1, "heads", self.heads, "it must be at least 1")
         check(self.width >= 0, "width", self.width, "it must not be negative")
         check(0 <= self.dropout < 1, "dropout", self.dropout, "it must be 0 to less than 1")
 
@@ -73,6 +74,7 @@ class DemucsConfig:
       depth: number of levels.
       kernel: length of the strided convolutions.
       stride: of each level.
+      rewrite: whether each level has a gated convolution that keeps its features, beside the strided one.
       norm_from: first level with group norms.
       norm_groups: of each group norm.
       residual: the branches beside the levels.
@@ -92,6 +94,7 @@ class DemucsConfig:
     depth: int = 6
     kernel: int = 8
     stride: int = 4
+    rewrite: bool = True
     norm_from: int = 4
     norm_groups: int = 4
     residual: ResidualBranch = ResidualBranch()
@@ -171,14 +174,20 @@ class HybridDemucsConfig:
 
     def __post_init__(self) -> None:
         _check_levels(self)
-        check(self.n_fft % 8 == 0 and self.n_fft >= 8, "n_fft", self.n_fft, "it must be a multiple of 8")
+        fits = self.n_fft % 8 == 0 and 8 <= self.n_fft <= 1 << 20
+        check(fits, "n_fft", self.n_fft, "it must be a multiple of 8, at most 1,048,576")
         check(self.time_stride >= 1, "time_stride", self.time_stride, "it must be at least 1")
         rising = all(low < high for low, high in zip((0.0, *self.band_edges), (*self.band_edges, 1.0), strict=True))
         check(rising, "band_edges", self.band_edges, "they must rise between 0 and 1")
 
-        meets = self.merging_level is not None
-        missing = "without a transformer they must go down to one frequency" if not meets else "with one they must not"
-        check(meets == (self.transformer is None), "depth", self.depth, f"{missing}, where the branches meet")
+        merging = self.merging_level
+        if self.transformer:
+            check(merging is None, "depth", self.depth, "above a transformer several frequencies must be left")
+        else:
+            check(merging is not None, "depth", self.depth, "without a transformer only one frequency may be left")
+            step = self.stride ** (merging + 1)
+            told = f"a quarter of it must be {step}, as the temporal branch steps where it joins the spectral one"
+            check(self.hop == step, "n_fft", self.n_fft, told)
 
     @property
     def hop(self) -> int:
@@ -202,7 +211,16 @@ class HybridDemucsConfig:
 
 def _check_levels(config: DemucsConfig | HybridDemucsConfig) -> None:
     check_track_fields(config)
-    for name in ("width", "growth", "depth", "stride", "norm_groups"):
+    for name in ("width", "growth", "norm_groups"):
         check(getattr(config, name) >= 1, name, getattr(config, name), "it must be at least 1")
-    check(config.kernel >= config.stride, "kernel", config.kernel, f"it must be at least the stride (={config.stride})")
+    check(1 <= config.depth <= MOST_LAYERS, "depth", config.depth, f"it must be 1 to {MOST_LAYERS}")
+    check(
+        config.residual.compression <= config.width,
+        "residual.compression",
+        config.residual.compression,
+        "no features are left",
+    )
+    check(config.stride >= 2, "stride", config.stride, "it must be at least 2")
+    whole = config.kernel >= config.stride and config.kernel % config.stride == 0
+    check(whole, "kernel", config.kernel, f"it must be a multiple of the stride (={config.stride})")
     check(0 <= config.overlap <= 0.5, "overlap", config.overlap, "it must be 0 to 0.5")

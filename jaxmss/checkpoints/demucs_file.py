@@ -116,7 +116,7 @@ def _is_plain(value: Any) -> bool:
 
 def _demucs(a: Arguments) -> DemucsConfig:
     fields = _levels(a, a["dconv_lstm"], a["dconv_attn"])
-    return from_json(DemucsConfig, {**fields, "normalize": a["normalize"], "resample": a["resample"]})
+    return from_json(DemucsConfig, {**fields, **{name: a[name] for name in ("rewrite", "normalize", "resample")}})
 
 
 def _hdemucs(a: Arguments) -> HybridDemucsConfig:
@@ -247,8 +247,8 @@ _TRANSFORMER_UNREAD = _SPECTRAL_UNREAD | {
 DEMUCS_CLASSES: Mapping[str, _Class] = {
     "demucs": _Class(
         names=("demucs.demucs.Demucs",),
-        chosen={**_ALL, **_BRANCHES_3, "channels": 64, "normalize": True, "resample": True},
-        fixed={"rewrite": True, "lstm_layers": 0, "context": 1, "gelu": True, "glu": True},
+        chosen={**_ALL, **_BRANCHES_3, "channels": 64, "rewrite": True, "normalize": True, "resample": True},
+        fixed={"lstm_layers": 0, "context": 1, "gelu": True, "glu": True},
         unread=_UNREAD,
         config=_demucs,
     ),

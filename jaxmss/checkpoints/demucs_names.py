@@ -78,8 +78,12 @@ def _in_time(inner: list[str], config: DemucsConfig) -> dict[str, str]:
     """Return the published names of a level's parts, which are numbered in their order: norms and activations too."""
     side = inner[0].split("_")[0]
     branches = config.residual.where in (side, "both")
-    first, last = ("conv", "rewrite") if side == "encoder" else ("rewrite", "conv")
-    return {first: "0", "norm1": "1", "residual": "3", last: f"{3 + branches}", "norm2": f"{4 + branches}"}
+    if side == "encoder":
+        rewrite = 3 + branches
+        return {"conv": "0", "norm1": "1", "residual": "3", "rewrite": f"{rewrite}", "norm2": f"{rewrite + 1}"}
+    residual = 3 if config.rewrite else 0
+    conv = residual + branches
+    return {"rewrite": "0", "norm1": "1", "residual": f"{residual}", "conv": f"{conv}", "norm2": f"{conv + 1}"}
 
 
 def _in_hybrid(inner: list[str]) -> dict[str, str]:

@@ -111,7 +111,7 @@ class Attention(nn.Module):
         features, heads = x.shape[-1], self.config.heads
         xavier, zeros = nn.initializers.glorot_uniform(), nn.initializers.zeros
 
-        def split(tokens: Tokens, name: str) -> Float[Array, "b _ d h"]:
+        def split(tokens: Tokens, name: str) -> Float[Array, "b _ d _"]:
             projected = Projection(features, self.dtype, xavier, zeros, name=name)(tokens)
             return projected.reshape(*tokens.shape[:2], heads, -1)
 

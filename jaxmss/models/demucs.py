@@ -97,6 +97,8 @@ class Encoder(nn.Module):
         x = gelu(_norm(self, "norm1")(x))
         if config.residual.where in ("encoder", "both"):
             x = ResidualBranches(config.residual, self.level, dtype, name="residual")(x)
+        if not config.rewrite:
+            return x
         return glu(_norm(self, "norm2")(Projection(2 * features, dtype, name="rewrite")(x)))
 
 
@@ -115,7 +117,8 @@ class Decoder(nn.Module):
         features = (
             config.channels * len(config.sources) if outermost else config.width * config.growth ** (self.level - 1)
         )
-        x = glu(_norm(self, "norm1")(TimeConv(2 * x.shape[-1], dtype=dtype, name="rewrite")(x)))
+        if config.rewrite:
+            x = glu(_norm(self, "norm1")(TimeConv(2 * x.shape[-1], dtype=dtype, name="rewrite")(x)))
         if config.residual.where in ("decoder", "both"):
             x = ResidualBranches(config.residual, self.level, dtype, name="residual")(x)
         x = TransposedConv(features, config.kernel, config.stride, dtype, name="conv")(x)

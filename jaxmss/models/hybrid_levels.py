@@ -14,7 +14,7 @@ from jaxmss.models.demucs_convolutions import Conv3x3, Projection, StridedConv, 
 from jaxmss.models.demucs_layers import GroupNorm, ResidualBranches, gelu, glu
 from jaxmss.typing import Array, DTypeLike, Float
 
-Signal = Float[Array, "b *_ h"]
+Signal = Float[Array, "b *_ _"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class BandedEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n f h"]) -> Float[Array, "b n g h"]:
+    def __call__(self, x: Float[Array, "b n f _"]) -> Float[Array, "b n g _"]:
         """Apply to each band the convolution steps that end in it, and join the results."""
         level, frequencies = self.level, x.shape[2]
         start, parts = 0, []
@@ -173,7 +173,7 @@ class BandedDecoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n g h"], skip: Float[Array, "b n g h"]) -> Float[Array, "b n f h"]:
+    def __call__(self, x: Float[Array, "b n g h"], skip: Float[Array, "b n g h"]) -> Float[Array, "b n f _"]:
         """Enlarge each band, and add up where they overlap; the result is uncut."""
         level = self.level
         edges = [round(x.shape[2] * edge) for edge in (0.0, *level.bands, 1.0)]
