@@ -33,6 +33,7 @@ EXAMPLES_PER_HOUR = 1200  # of 3 s
 # an H100 SXM: peaks of its data sheet, and the shares of them that are assumed
 H100_FLOPS, H100_BYTES, H100_LINK = 0.5 * 989e12, 0.75 * 3.35e12, 0.75 * 450e9
 H100_REDUCE = 20e-6  # seconds that the shortest all-reduce takes
+REDUCES = 3  # all-reduces for each batch norm
 PASSES = 14 / 6  # over images, norms and activations counted, for one of the convolutions themselves: see the document
 UPDATES = 2.4  # times the bytes of the state: its five arrays are read and written, the gradients made and read
 
@@ -94,20 +95,18 @@ def main() -> None:
     for name in CONFIGS:
         config = config_of(tpu.CONFIGS / f"{name}.py")
         ours = [one for one in known if one.config == name and one.dtype == "bfloat16" and one.compiles]
-        for step in (*on_gpus(config, ours), *on_tpus(config, ours)):
+        for step in (*on_gpus(config), *on_tpus(config, ours)):
             print(step.row(name, config.hours))
 
 
-def on_gpus(config: Config, known: list[tpu.Result]) -> list[Step]:
-    """Return the steps on GPUs; on eight of them with the collectives of the programs for TPUs."""
+def on_gpus(config: Config) -> list[Step]:
+    """Return the steps on GPUs. On eight, all-reduces are those found in programs for TPUs: see the document."""
     batch, share = config.data.batch, max(1, config.data.batch // 8)
-    found = [Step("1 H100", batch, h100(config), doubt=2)]
-    if known:
-        count, size = reduced(min(known, key=lambda one: one.remat))
-        part = replace(config, data=replace(config.data, batch=share))
-        link = 2 * 7 / 8 * size / H100_LINK + count * H100_REDUCE
-        found.append(Step("8 H100", 8 * share, h100(part) + link, doubt=2))
-    return found
+    state, part = abstract_state(config), replace(config, data=replace(config.data, batch=share))
+    norms = sum(leaf.size // leaf.shape[-1] for leaf in jax.tree.leaves(state.batch_stats)) / 2  # mean and variance
+    gradients = 2 * sum(leaf.size for leaf in jax.tree.leaves(state.params))  # bytes, in bfloat16
+    link = 2 * 7 / 8 * gradients / H100_LINK + REDUCES * norms * H100_REDUCE
+    return [Step("1 H100", batch, h100(config), doubt=2), Step("8 H100", 8 * share, h100(part) + link, doubt=2)]
 
 
 def on_tpus(config: Config, known: list[tpu.Result]) -> list[Step]:
