@@ -181,17 +181,18 @@ def from_json(kind: type, values: Any) -> Any:
     for name in values:
         if name not in fields:
             raise InputError(f"Config field {name!r} is not one of {kind.__name__}{suggest(name, fields)}")
-    return kind(**{name: _converted(fields[name], name, value) for name, value in values.items()})
+    return kind(**{name: converted(fields[name], name, value) for name, value in values.items()})
 
 
-def _converted(hint: Any, name: str, value: Any) -> Any:
+def converted(hint: Any, name: str, value: Any) -> Any:
+    """Return `value`, the JSON of a field, as what its type `hint` says; raise `InputError` if it does not fit."""
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type, hint), value)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:  # X | None is the only one used
-        return None if value is None else _converted(arguments[0], name, value)
+    if origin is types.UnionType:
+        return None if value is None else converted(_alternative(arguments, value), name, value)
     if origin is tuple and isinstance(value, list):
-        return tuple(_converted(arguments[0], name, item) for item in value)
+        return tuple(converted(arguments[0], name, item) for item in value)
     if origin is typing.Literal:
         check(value in arguments, name, value, f"choose from {', '.join(map(repr, arguments))}")
         return value
@@ -199,3 +200,12 @@ def _converted(hint: Any, name: str, value: Any) -> Any:
     fits = origin is None and isinstance(value, wanted) and not (isinstance(value, bool) and hint is not bool)
     check(fits, name, value, f"it must be of type {getattr(hint, '__name__', hint)}")
     return value
+
+
+def _alternative(hints: tuple[Any, ...], value: Any) -> Any:
+    """Return, of kinds of configs, the one whose fields `value` has: no two have the same; the first if none has."""
+    kinds = [hint for hint in hints if dataclasses.is_dataclass(hint)]
+    names = set(value) if isinstance(value, dict) else set()
+    return next(
+        (kind for kind in kinds if names and names <= {field.name for field in dataclasses.fields(kind)}), hints[0]
+    )

@@ -181,10 +181,10 @@ class HybridDemucsConfig:
         check(rising, "band_edges", self.band_edges, "they must rise between 0 and 1")
 
         merging = self.merging_level
-        if self.transformer:
-            check(merging is None, "depth", self.depth, "above a transformer several frequencies must be left")
-        else:
-            check(merging is not None, "depth", self.depth, "without a transformer only one frequency may be left")
+        meets = merging is not None
+        where = "several frequencies must be left" if self.transformer else "only one frequency may be left"
+        check(meets != bool(self.transformer), "depth", self.depth, f"{where} where the branches meet")
+        if merging is not None:
             step = self.stride ** (merging + 1)
             told = f"a quarter of it must be {step}, as the temporal branch steps where it joins the spectral one"
             check(self.hop == step, "n_fft", self.n_fft, told)

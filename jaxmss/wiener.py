@@ -79,12 +79,6 @@ def filter_stems(
     return istft(spectra, n_fft, hop, mixture.shape[-1])
 
 
-def distribute_residual(stems: Float[Array, "*b j c t"], mixture: Float[Array, "*b c t"]) -> Float[Array, "*b j c t"]:
-    """Share equally among the stems what they lack of `mixture`, so that they sum to it."""
-    residual = mixture - jnp.sum(stems, axis=-3)
-    return stems + residual[..., None, :, :] / stems.shape[-3]
-
-
 def _model(
     sources: Complex[Array, "*b j c n f"],
 ) -> tuple[Float[Array, "*b j c n f"], Complex[Array, "*b j c c 1 f"]]:

@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import jax
@@ -103,6 +104,22 @@ def test_a_step_is_told_when_the_next_is_under_way(tmp_path):
         watch.step(4, metrics_of(4))
         watch.flush()
         assert [line["step"] for line in read_metrics(tmp_path / "run") if "loss" in line] == [2, 4]
+
+
+def test_the_rate_leaves_out_the_time_of_validations(tmp_path):
+    run = tmp_path / "run"
+    with claimed(run, config(every=2)), Watch(run, config(every=2), 0) as watch:
+        for step in range(1, 7):
+            watch.step(step, metrics_of(step))
+            time.sleep(0.1)
+            if step in (4, 5):  # where a line is due, and where none is
+                watch.flush()
+                time.sleep(0.5)
+                watch.validation(step, replace(result(), seconds=0.5))
+    batch = config().data.batch
+    rates = [line["examples_per_second"] / batch for line in read_metrics(run) if "examples_per_second" in line]
+    assert len(rates) == 3
+    assert all(4 < rate < 11 for rate in rates)
 
 
 def test_what_is_not_finite_is_valid_json_and_not_averaged(tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 
 from jaxmss.errors import InputError
 from jaxmss.stft import istft, stft
-from jaxmss.wiener import distribute_residual, filter_stems, ratio_mask, wiener
+from jaxmss.wiener import filter_stems, ratio_mask, wiener
 
 STEMS = 3
 
@@ -160,13 +160,3 @@ def test_silence_around_a_window_does_not_change_it():
     wide = [np.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(1280, 1280)]) for audio in (stems, mixture)]
     ours = jitted_audio(stems, mixture, 2, n_fft=512, hop=128)
     np.testing.assert_allclose(jitted_audio(*wide, 2, n_fft=512, hop=128)[..., 1280:-1280], ours, atol=1e-5)
-
-
-@pytest.mark.parametrize("leading", [(), (2,)])
-def test_distributed_residual_makes_stems_sum_to_the_mixture_and_moves_them_alike(leading):
-    stems = np.random.RandomState(8).standard_normal((*leading, 4, 2, 100)).astype(np.float32)
-    mixture = np.random.RandomState(9).standard_normal((*leading, 2, 100)).astype(np.float32)
-    shared = distribute_residual(stems, mixture)
-    np.testing.assert_allclose(shared.sum(-3), mixture, atol=1e-6)
-    moved = np.asarray(shared - stems)
-    np.testing.assert_allclose(moved, moved[..., :1, :, :].repeat(4, axis=-3), atol=1e-6)

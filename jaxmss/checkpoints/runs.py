@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxmss.checkpoints import store
-from jaxmss.config import ResUNetConfig, from_json
+from jaxmss.config import converted
 from jaxmss.errors import CheckpointError, InputError
+from jaxmss.training.config import Network
 from jaxmss.typing import Variables
 
 CONFIG, CHECKPOINTS, MANIFEST = "config.json", "checkpoints", "manifest.json"
@@ -77,18 +78,18 @@ def choose(directory: Path, which: str | None) -> int:
     return int(which)
 
 
-def read_config(directory: Path) -> ResUNetConfig:
+def read_config(directory: Path) -> Network:
     """Read the config of the network that a run trains; raise `CheckpointError` if it cannot be read."""
     file = directory / CONFIG
     try:
-        return from_json(ResUNetConfig, json.loads(file.read_text())["config"]["model"])
+        return converted(Network, "model", json.loads(file.read_text())["config"]["model"])
     except InputError as error:
         raise CheckpointError(f"{file}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is not the config of a run ({error!r})") from None
 
 
-def restore(directory: Path, step: int, raw: bool = False) -> tuple[ResUNetConfig, Variables]:
+def restore(directory: Path, step: int, raw: bool = False) -> tuple[Network, Variables]:
     """Read a network's config and its variables, averaged if the run averages and unless the `raw` ones are wanted.
 
     Raises `CheckpointError` for a checkpoint that is damaged.

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from jaxmss.config import ResUNetConfig
 from jaxmss.data import prepared
 from jaxmss.data.clips import Song, open_clip
 from jaxmss.data.pools import made_up_tracks, recordings
@@ -23,7 +22,7 @@ from jaxmss.data.splits import refuse_test, validation_names
 from jaxmss.data.stem_files import decode
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, Track, find_tracks, some
 from jaxmss.errors import AudioError, InputError, suggest
-from jaxmss.training.config import SUM, SYNTH, Data, Part
+from jaxmss.training.config import SUM, SYNTH, Data, Network, Part
 
 Named = TypeVar("Named", Song, Track)
 
@@ -34,7 +33,7 @@ def stems_of(parts: Sequence[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stem for choice in choices for stem in choice.split(SUM)))
 
 
-def training_songs(data: Data, model: ResUNetConfig) -> list[Song]:
+def training_songs(data: Data, model: Network) -> list[Song]:
     """Return the songs to train on, by name, with the stems that the parts draw.
 
     The validation tracks of MUSDB18 are left out where the data has no split of its own for them. Only headers are
@@ -153,7 +152,7 @@ def _opened(name: str, files: Mapping[str, Path]) -> Song:
     return Song(name, {stem: open_clip(file) for stem, file in files.items()})
 
 
-def _check(song: Song, samples: int, model: ResUNetConfig) -> None:
+def _check(song: Song, samples: int, model: Network) -> None:
     """Raise `InputError` if a network cannot learn from examples of so many samples of this song."""
     first, length = next((stem, clip.samples) for stem, clip in song.clips.items())
     for stem, clip in song.clips.items():

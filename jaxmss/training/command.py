@@ -66,7 +66,9 @@ def parse(file: Path, overrides: list[str]) -> Arguments:
     tyro answers with a suggestion.
     """
     default = Arguments(config_of(file), Path("runs") / file.stem)
-    return tyro.cli(Arguments, default=default, args=overrides, prog=f"train.py {file}")
+    # the kind of network is the config file's choice; only its fields can be changed
+    kind = tyro.conf.AvoidSubcommands[Arguments]
+    return tyro.cli(kind, default=default, args=overrides, prog=f"train.py {file}")
 
 
 def config_of(file: Path) -> Config:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jaxmss.config import ResUNetConfig, check
+from jaxmss.demucs_config import DemucsConfig, HybridDemucsConfig
+
+Network = ResUNetConfig | DemucsConfig | HybridDemucsConfig  # that can be trained
 
 SUM = "+"  # between the stems of a choice that are added up
 SYNTH = "synth:"  # before the folder of synthetic songs
@@ -110,9 +113,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optim:
-    """Adam with AMSGrad, its learning rate, and what is done to gradients.
+    """Adam, its learning rate, and what is done to gradients.
 
     Attributes:
+      amsgrad: whether Adam divides by the greatest second moments that there were, not by the latest.
       lr: learning rate after the warm-up.
       warmup: hours of audio over which it rises from 0.
       decay: factor that it is multiplied by, again and again.
@@ -122,6 +126,7 @@ class Optim:
       give_up_after: steps in a row with a loss or gradient that is not finite, after which training stops.
     """
 
+    amsgrad: bool = True
     lr: float = 1e-3
     warmup: float = 26.6
     decay: float = 0.9
@@ -233,7 +238,7 @@ class Config:
       init_partly: with `init`, leave parameters as initialised that the checkpoint lacks or has in other shapes.
     """
 
-    model: ResUNetConfig
+    model: Network
     data: Data = field(default_factory=Data)
     loss: Loss = field(default_factory=Loss)
     optim: Optim = field(default_factory=Optim)

@@ -69,6 +69,7 @@ def train(config: Config, run: Path) -> None:
 
                 result, stop = None, stop_asked(step)
                 if validator is not None and (step % config.validation.every == 0 or step == steps):
+                    watch.flush()
                     result = validator(weights(state))
                     watch.validation(step, result)
                 if result is not None or stop or step == steps or step % config.checkpoints.every == 0:

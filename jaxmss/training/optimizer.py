@@ -1,4 +1,4 @@
-"""Adam with AMSGrad as PyTorch computes it, and the schedule of its learning rate."""
+"""Adam, and AMSGrad as PyTorch computes it, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     on when an update is skipped, and the moments follow the updates.
     """
     clip = config.optim.clip
-    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), amsgrad())
+    adam = amsgrad() if config.optim.amsgrad else optax.scale_by_adam(DECAY_MEAN, DECAY_SQUARE, EPSILON)
+    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adam)
 
 
 class AMSGradState(NamedTuple):

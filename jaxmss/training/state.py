@@ -39,7 +39,7 @@ def initial_state(config: Config) -> TrainState:
     """Return the state before the first step, drawn from `config.seed`. Call it under `jax.jit` or `eval_shape`."""
     second = jnp.zeros((1, config.model.channels, config.model.sample_rate))
     variables = models.build(config.model).init(jax.random.key(config.seed), second)
-    params, batch_stats = variables["params"], variables["batch_stats"]
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(
         step=jnp.int32(0),
         params=params,

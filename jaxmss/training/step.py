@@ -40,8 +40,9 @@ def train_step(
     def objective(params: PyTree, batch_stats: PyTree, batch: Batch, step: Array) -> tuple[Array, PyTree]:
         mixture, targets = mix(batch, config.data.parts, config.model.sources)
         variables = {"params": params, "batch_stats": batch_stats}
-        estimates, updated = network.apply(variables, mixture, train=True, mutable=["batch_stats"])
-        return loss(estimates, targets, config.loss, step), updated["batch_stats"]
+        dropout = {"dropout": jax.random.fold_in(jax.random.key(config.seed), step)}
+        estimates, updated = network.apply(variables, mixture, train=True, mutable=["batch_stats"], rngs=dropout)
+        return loss(estimates, targets, config.loss, step), updated.get("batch_stats", {})
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         whole = state._replace(params=gather(state.params))

@@ -3,8 +3,8 @@
     with Watch(run, config, first) as watch:  # steps are counted from 1, and `first` are done already
         state, metrics = take_step(state, batch)
         watch.step(step, metrics)             # after each: it keeps device arrays, and looks one step later
+        watch.flush()                         # before a validation or checkpoint: its step is told, should it end there
         watch.validation(step, result)        # after one
-        watch.flush()                         # before a checkpoint: its step is told, should the run end there
 
 The metrics of a step are fetched when the next one has been handed to the devices, which so never wait for the host.
 
@@ -78,10 +78,9 @@ class Watch:
         self._profile.before(step + 1, metrics)
 
     def validation(self, step: int, result: Result) -> None:
-        """Tell what a validation after `step` found."""
+        """Tell what a validation after `step` found. Its time is not that of the steps around it."""
         if not self._tells:
             return
-        self.flush()
         self._since = None if self._since is None else self._since + result.seconds
         seen = self._file.validated
         if seen == step:  # by the process before, which ended while it saved this step
