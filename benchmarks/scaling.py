@@ -27,7 +27,6 @@ jax.config.update("jax_platforms", "cpu")  # steps are traced only
 
 RESULTS = Path(__file__).parent / "tpu.json"
 CONFIGS = ("cws_small", "cws_vocals", "cws_joint", "resunet143_subband", "resunet143_ismir2021", "mobilenet_subband")
-ORDER = (*CONFIGS, "quickstart")
 EXAMPLES_PER_HOUR = 1200  # of 3 s
 
 # an H100 SXM: peaks of its data sheet, and the shares of them that are assumed
@@ -77,7 +76,7 @@ class Step:
 
 def main() -> None:
     known = [tpu.from_json(values) for values in json.loads(RESULTS.read_text())]
-    known.sort(key=lambda one: (ORDER.index(one.config), one.dtype, one.remat, one.topology, one.examples))
+    known.sort(key=lambda one: (one.config not in CONFIGS, one.config, one.dtype, one.remat, one.topology, one.examples))
     print(tpu.HEADER)
     for one in known:
         print(tpu.row(one))

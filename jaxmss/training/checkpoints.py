@@ -29,7 +29,7 @@ from orbax.checkpoint import checkpoint_managers
 from jaxmss.checkpoints import runs
 from jaxmss.errors import CheckpointError
 from jaxmss.training.config import Checkpoints
-from jaxmss.training.state import TrainState
+from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import PyTree
 
 DAMAGED = "damaged-"  # before the step in the name of a checkpoint that is put aside
@@ -128,7 +128,8 @@ class RunCheckpoints:
                     runs.check(checkpoint, item)
         with _everywhere(checkpoint), ocp.StandardCheckpointer() as checkpointer:
             restored = {item: checkpointer.restore(checkpoint / item, tree) for item, tree in target.items()}
-        return TrainState(**restored[runs.WEIGHTS], **restored[runs.PROGRESS], ema=restored.get(runs.EMA))
+        weights = {"batch_stats": {}, **restored[runs.WEIGHTS]}
+        return TrainState(**weights, **restored[runs.PROGRESS], ema=restored.get(runs.EMA))
 
     def _put_aside(self, step: int) -> None:
         checkpoint = self.directory / runs.CHECKPOINTS / str(step)
@@ -175,7 +176,7 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     """Return the parts of a state that a checkpoint holds: what `jaxmss.load` needs lies by itself."""
     progress = state._asdict()
     ema = progress.pop("ema")
-    weights = {name: progress.pop(name) for name in ("params", "batch_stats")}
+    weights = variables_of(progress.pop("params"), progress.pop("batch_stats"))
     return {runs.WEIGHTS: weights, runs.PROGRESS: progress} | ({} if ema is None else {runs.EMA: ema})
 
 

@@ -24,7 +24,7 @@ from jaxmss.training.config import SYNTH, Config, Data
 from jaxmss.training.report import write_report
 from jaxmss.training.run_directory import claimed
 from jaxmss.training.starting import start_from
-from jaxmss.training.state import TrainState
+from jaxmss.training.state import TrainState, variables_of
 from jaxmss.training.validation import Validator
 from jaxmss.training.watching import Watch
 from jaxmss.typing import Variables
@@ -85,7 +85,7 @@ def train(config: Config, run: Path) -> None:
 
 def weights(state: TrainState) -> Variables:
     """Return the variables that a run is judged by: averaged ones if it averages."""
-    return {"params": state.params, "batch_stats": state.batch_stats} if state.ema is None else state.ema
+    return variables_of(state.params, state.batch_stats) if state.ema is None else state.ema
 
 
 def tell(line: str) -> None:

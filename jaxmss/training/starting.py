@@ -12,7 +12,7 @@ from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 from jaxmss.errors import InputError
 from jaxmss.loading import read, resolve
 from jaxmss.training.config import Config
-from jaxmss.training.state import TrainState
+from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import Array, PyTree
 
 MOST = 8  # names in an error message
@@ -35,7 +35,7 @@ def start_from(config: Config, state: TrainState, tell: Callable[[str], None]) -
     if config.init is None:
         return state
     network, variables = read(resolve(config.init))
-    initial = {"params": state.params, "batch_stats": state.batch_stats}
+    initial = variables_of(state.params, state.batch_stats)
     given, wanted = _named(variables), _named(initial)
     differing = _differing(given, wanted)
     if network.sources != config.model.sources:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxmss import models
 from jaxmss.training.config import Config
 from jaxmss.training.optimizer import optimizer
-from jaxmss.typing import PyTree
+from jaxmss.typing import PyTree, Variables
 
 
 class TrainState(NamedTuple):
@@ -19,9 +19,9 @@ class TrainState(NamedTuple):
     Attributes:
       step: batches seen, those of skipped updates too.
       params: the network's parameters.
-      batch_stats: its running statistics.
+      batch_stats: its running statistics, empty for a network that has none.
       opt_state: of the optimizer.
-      ema: exponential moving average of both, ``{"params": ..., "batch_stats": ...}``, or None.
+      ema: exponential moving average of both, as `variables_of` gives them, or None.
       skipped: updates skipped in a row, up to now.
       skipped_total: updates skipped in the run.
     """
@@ -45,7 +45,12 @@ def initial_state(config: Config) -> TrainState:
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer(config).init(params),
-        ema={"params": params, "batch_stats": batch_stats} if config.optim.ema else None,
+        ema=variables_of(params, batch_stats) if config.optim.ema else None,
         skipped=jnp.int32(0),
         skipped_total=jnp.int32(0),
     )
+
+
+def variables_of(params: PyTree, batch_stats: PyTree) -> Variables:
+    """Return what the network takes: ``{"params": ..., "batch_stats": ...}``, without statistics where it has none."""
+    return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})

@@ -14,7 +14,7 @@ from jaxmss.data.mixing import Batch, mix
 from jaxmss.training.config import Config
 from jaxmss.training.losses import loss
 from jaxmss.training.optimizer import learning_rate, optimizer
-from jaxmss.training.state import TrainState
+from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import Array, PyTree
 
 Metrics = dict[str, Array]
@@ -51,7 +51,7 @@ def train_step(
         norm, rate = optax.tree.norm(gradients), schedule(state.step)
         direction, opt_state = descent.update(gradients, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-        ema = _averaged(config.optim.ema, state, {"params": params, "batch_stats": batch_stats})
+        ema = _averaged(config.optim.ema, state, variables_of(params, batch_stats))
         learned = state._replace(params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
 
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
