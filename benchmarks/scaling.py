@@ -76,7 +76,7 @@ class Step:
 
 def main() -> None:
     known = [tpu.from_json(values) for values in json.loads(RESULTS.read_text())]
-    known.sort(key=lambda one: (one.config not in CONFIGS, one.config, one.dtype, one.remat, one.topology, one.examples))
+    known.sort(key=lambda one: (one.config, one.dtype, one.remat, one.topology, one.examples))
     print(tpu.HEADER)
     for one in known:
         print(tpu.row(one))
