@@ -26,7 +26,7 @@ class Data:
       split: name of the split.
     """
 
-    root: str
+    root: Annotated[str, tyro.conf.arg(aliases=["--data"])]
     split: str = "test"
 
 
@@ -86,8 +86,9 @@ def evaluate(
         systems = [folder_system(estimates, known)]
     else:
         systems = [model_system(part.strip(), options, dtype, known) for part in (ckpt or "").split(",")]
-    job = Job(output, engine, fit_length)
     where = {"root": data.root, "split": None if data.root == DEMO else data.split}
+    exact = data.root if data.root == DEMO or "://" in data.root else str(Path(data.root).resolve())
+    job = Job(output, engine, fit_length, f"{exact}, {data.split}")
     return evaluate_all(systems, chosen, job, workers or _default_workers(), where)
 
 

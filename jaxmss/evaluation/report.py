@@ -84,8 +84,9 @@ def _row(stem: str, row: Mapping[str, Any]) -> str:
 
 
 def _problems(results: Mapping[str, Any]) -> str:
-    """Return the tracks without scores and why, or nothing."""
+    """Return the tracks without scores and why, and those whose estimates were fitted, or nothing."""
     headings = {"excluded": "Excluded, as BSS Eval cannot score them", "failed": "Failed"}
+    headings |= {"fitted": "Estimates of another length than the track"}
     parts = []
     for kind, heading in headings.items():
         items = [f"<li>{html.escape(f'{track}: {reason}')}</li>" for track, reason in results[kind].items()]

@@ -57,6 +57,7 @@ def summarise(name: str, outcome: Outcome, config: Mapping[str, Any]) -> dict[st
             },
             "excluded": outcome.excluded,
             "failed": outcome.failed,
+            "fitted": {track: ", ".join(result.fitted) for track, result in results.items() if result.fitted},
             "separated_seconds": audio,
             "separation_seconds": taken,
             "scoring_seconds": sum((result.scoring for result in results.values()), 0.0),
@@ -98,7 +99,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(
             f"The published figures are medians over the {TEST_TRACKS} test tracks of MUSDB18, not over these."
         )
-    for kind in ("excluded", "failed"):
+    for kind in ("excluded", "failed", "fitted"):
         lines += [f"{kind}: {track}: {reason}" for track, reason in results[kind].items()]
     if results["times_real_time"] is not None:
         lines.append(f"Separated at {results['times_real_time']:.3g} x real time")

@@ -12,13 +12,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from typing import Any
 
 from jaxmss.data.tracks import Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.aggregation import median_over_frames
 from jaxmss.evaluation.excerpts import drop_others
-from jaxmss.evaluation.scoring import Job, prepared, score, stored
+from jaxmss.evaluation.scoring import Job, drop, prepared, score, stored, written_at
 from jaxmss.evaluation.systems import System
 from jaxmss.evaluation.track_file import TrackResult, read_json, write_json
 
@@ -40,7 +41,8 @@ def evaluate(
     """Separate and score `tracks`; return what came of each, in their order.
 
     Separation of one track overlaps the scoring of earlier ones in `workers` processes. Tracks that an earlier run has
-    done are not repeated; one that fails is noted and does not stop the others. `tell` gets a line for each.
+    done are not repeated, unless files that they were made from have changed since; one that fails is noted and does
+    not stop the others. `tell` gets a line for each.
 
     Raises `InputError` if the output holds the results of another evaluation, `AudioError` if it cannot be written.
     """
@@ -48,7 +50,8 @@ def evaluate(
     outcome = Outcome()
     todo = []
     for track in tracks:
-        if (earlier := stored(job.output, track.name)) is None:
+        earlier = _still_valid(system, track, job.output)
+        if earlier is None:
             todo.append(track)
         else:
             _note(outcome, track, earlier)
@@ -77,6 +80,16 @@ def collect(job: Job, tracks: Sequence[Track], failed: Mapping[str, str]) -> Out
         else:
             outcome.failed[track.name] = f"its scores are not in {str(job.output)!r}; processes must share the folder"
     return outcome
+
+
+def _still_valid(system: System, track: Track, output: Path) -> TrackResult | str | None:
+    """Return what an earlier run made of a track, or None, where a file that it came from is newer: that is dropped."""
+    earlier, written = stored(output, track.name), written_at(output, track.name)
+    sources = [track.path, *track.path.glob("*.wav"), *system.files(track)]
+    if earlier is None or all(file.stat().st_mtime_ns <= written for file in sources if file.is_file()):
+        return earlier
+    drop(output, track.name)
+    return None
 
 
 def _run(
@@ -147,7 +160,7 @@ def _end_with_parent() -> None:
 def _claim(job: Job, system: System) -> None:
     """Note in the output what its results come from, or check that earlier results there come from the same."""
     path = prepared(job.output / "run.json")
-    run = {**system.identity, "engine": job.engine, "fit_length": job.fit_length}
+    run = {**system.identity, "engine": job.engine, "fit_length": job.fit_length, "data": job.data}
     if not path.exists():
         write_json(path, run)
         return
@@ -183,7 +196,8 @@ def _line(outcome: Outcome, name: str) -> str:
         return f"{name}: excluded: {outcome.excluded[name]}"
     result = outcome.results[name]
     medians = [f"{stem} {median_over_frames(measures['SDR']):.2f}" for stem, measures in result.scores.items()]
-    return f"{name}: SDR {', '.join(medians)} dB"
+    fitted = "".join(f"; {told}" for told in result.fitted)
+    return f"{name}: SDR {', '.join(medians)} dB{fitted}"
 
 
 def _duration(seconds: float) -> str:

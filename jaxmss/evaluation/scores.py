@@ -33,6 +33,10 @@ class SilentStemError(InputError):
     """A stem that is silent throughout: BSS Eval leaves such a track out."""
 
 
+class SilentEstimateError(SilentStemError):
+    """The same of an estimate, which is a fault of the separator, and not of the track."""
+
+
 def score_track(
     references: Mapping[str, np.ndarray],
     estimates: Mapping[str, np.ndarray],
@@ -225,9 +229,10 @@ def _check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, n
             if waveform.ndim != 2 or not 0 < waveform.shape[0] <= waveform.shape[1]:
                 raise InputError(f"{where} has shape {waveform.shape}: waveforms are (channels, samples)")
             if waveform.shape != shape:
+                remedy = " (fit_length cuts or pads as museval does)" if waveform.shape[0] == shape[0] else ""
                 raise InputError(
                     f"{where} has {waveform.shape[0]} channels and {waveform.shape[1]} samples, reference of {first!r} "
-                    f"has {shape[0]} and {shape[1]}: make them equal (fit_length cuts or pads as museval does)"
+                    f"has {shape[0]} and {shape[1]}: make them equal{remedy}"
                 )
             _check_samples(where, waveform, frame)
 
@@ -242,6 +247,5 @@ def _check_samples(where: str, waveform: np.ndarray, frame: int) -> None:
                 f"{where} has a NaN or infinite value at sample {sample}: nothing can be scored against it"
             )
     if not any(_sounds(waveform[:, start : start + frame]) for start in range(0, waveform.shape[1], frame)):
-        raise SilentStemError(
-            f"{where} is silent throughout: BSS Eval cannot score it; leave the track or the stem out"
-        )
+        kind = SilentEstimateError if where.startswith("estimate") else SilentStemError
+        raise kind(f"{where} is silent throughout: BSS Eval cannot score it; leave the track or the stem out")

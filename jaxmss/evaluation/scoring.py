@@ -14,7 +14,7 @@ from jaxmss.audio.aside import reporting
 from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.excerpts import find_worst, write_excerpt
-from jaxmss.evaluation.scores import SilentStemError, fit_length, score_track, si_sdr, track_sdr
+from jaxmss.evaluation.scores import SilentEstimateError, SilentStemError, fit_length, score_track, si_sdr, track_sdr
 from jaxmss.evaluation.systems import Estimates
 from jaxmss.evaluation.track_file import TrackResult, read_json, read_track, write_json, write_track
 
@@ -29,18 +29,20 @@ class Job:
       output: the run's directory.
       engine: `jaxmss` or `museval`.
       fit_length: whether estimates of another length are cut or padded, as museval does, or refused.
+      data: where the tracks are: results of others are not mixed in.
     """
 
     output: Path
     engine: str = "jaxmss"
     fit_length: bool = False
+    data: str = ""
 
 
 def score(job: Job, track: Track, estimates: Estimates) -> None:
     """Score the estimates of a track and write its files under the output: its scores last, so that they mean `done`.
 
-    Raises `InputError` for what cannot be scored. A track with a silent stem is noted as excluded, as BSS Eval cannot
-    score it.
+    Raises `InputError` for what cannot be scored, silent estimates among them. A track with a silent reference is noted
+    as excluded, as BSS Eval cannot score it.
     """
     start = time.perf_counter()
     stems = dict(estimates.stems)
@@ -52,11 +54,15 @@ def score(job: Job, track: Track, estimates: Estimates) -> None:
         raise InputError(
             f"The estimates of track {track.name!r} have {estimates.sample_rate} Hz, the track {rate} Hz; resample them"
         )
+    fitted = []
     if job.fit_length:
+        fitted = [_fitted(stem, waveform.shape[1] - mixture.shape[1]) for stem, waveform in stems.items()]
         stems = {stem: fit_length(waveform, mixture.shape[1]) for stem, waveform in stems.items()}
     stems = with_rest(stems, mixture)
     try:
         scores = score_track(references, stems, rate, engine=job.engine)
+    except SilentEstimateError:
+        raise
     except SilentStemError as error:
         write_json(prepared(excluded_path(job.output, track.name)), {"reason": str(error)})
         return
@@ -64,8 +70,16 @@ def score(job: Job, track: Track, estimates: Estimates) -> None:
     if (worst := find_worst(scores)) is not None:
         write_excerpt(job.output, track.name, worst, mixture, stems, references, rate)
     times = estimates.separation, time.perf_counter() - start
-    result = TrackResult(scores, whole, mixture.shape[1] / rate, *times)
+    told = tuple(line for line in fitted if line)
+    result = TrackResult(scores, whole, mixture.shape[1] / rate, *times, fitted=told)
     write_track(prepared(scores_path(job.output, track.name)), result)
+
+
+def _fitted(stem: str, excess: int) -> str:
+    """Return a line that says how an estimate's length was changed, or nothing where it was right."""
+    if not excess:
+        return ""
+    return f"{stem} was {-excess} samples short, padded" if excess < 0 else f"{stem} was {excess} samples long, cut"
 
 
 def with_rest(
@@ -88,6 +102,18 @@ def stored(output: Path, track: str) -> TrackResult | str | None:
     if (path := excluded_path(output, track)).exists():
         return str(read_json(path)["reason"])
     return None
+
+
+def written_at(output: Path, track: str) -> int:
+    """Return when that was written, in nanoseconds since 1970, or 0 if it was not."""
+    files = [path for path in (scores_path(output, track), excluded_path(output, track)) if path.exists()]
+    return files[0].stat().st_mtime_ns if files else 0
+
+
+def drop(output: Path, track: str) -> None:
+    """Remove what an earlier run made of a track."""
+    for path in (scores_path(output, track), excluded_path(output, track)):
+        path.unlink(missing_ok=True)
 
 
 def scores_path(output: Path, track: str) -> Path:

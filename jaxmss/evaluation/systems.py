@@ -40,6 +40,7 @@ class System:
       estimate: from a track to its estimated stems; raises `InputError` where there are none.
       device: that it separates on, if it does.
       unscored: stems that it makes and no track has.
+      files: that the estimates of a track are read from, if they are.
     """
 
     name: str
@@ -47,6 +48,7 @@ class System:
     estimate: Callable[[Track], Estimates]
     device: str | None = None
     unscored: Sequence[str] = ()
+    files: Callable[[Track], Iterable[Path]] = lambda track: ()
 
 
 def stems_of(tracks: Iterable[Track]) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ def folder_system(directory: Path, known: Sequence[str]) -> System:
         {"estimates": where, "stems": scored},
         lambda track: _read_estimates(directory, track, scored),
         unscored=sorted(made - set(scored)),
+        files=lambda track: (directory / track.name).glob("*.wav"),
     )
 
 

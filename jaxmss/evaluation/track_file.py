@@ -32,6 +32,7 @@ class TrackResult:
       seconds: length of the track.
       separation: seconds that it took to separate, or None if the estimates were given.
       scoring: seconds that it took to score.
+      fitted: which estimates were cut or padded to the track's length, and by how much.
     """
 
     scores: TrackScores
@@ -39,6 +40,7 @@ class TrackResult:
     seconds: float
     separation: float | None
     scoring: float
+    fitted: tuple[str, ...] = ()
 
 
 def write_track(path: Path, result: TrackResult) -> None:
@@ -62,6 +64,7 @@ def write_track(path: Path, result: TrackResult) -> None:
     extra = {"whole": result.whole, "seconds": result.seconds} | {
         "separation_seconds": result.separation,
         "scoring_seconds": result.scoring,
+        "fitted": result.fitted,
     }
     write_json(path, {"targets": targets, "museval_version": _MUSEVAL, "jaxmss": extra})
 
@@ -79,7 +82,7 @@ def read_track(path: Path) -> TrackResult:
             for target in stored["targets"]
         }
         times = extra["separation_seconds"], extra["scoring_seconds"]
-        return TrackResult(scores, extra["whole"], extra["seconds"], *times)
+        return TrackResult(scores, extra["whole"], extra["seconds"], *times, tuple(extra.get("fitted", ())))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{str(path)!r} holds no scores of this program ({error!r}); remove it") from error
 

@@ -194,7 +194,44 @@ def test_results_of_another_evaluation_are_not_mixed_in(root, capsys):
     assert "holds results of another evaluation (fit_length False, now True)" in capsys.readouterr().err
 
 
+def test_results_of_other_data_are_not_mixed_in(root, capsys):
+    shutil.copytree(root / "data", root / "other")
+    assert run_on_estimates(root, "--limit", 1) == 0
+    assert run_on_estimates(root, "--limit", 1, "--data", root / "other") == 2
+    assert "holds results of another evaluation (data " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["estimates", "data/test"])
+def test_a_track_whose_files_have_changed_is_scored_again(root, changed, capsys):
+    change(root / "data" / "test" / "B" / "vocals.wav", lambda x: 0 * x)
+    assert run_on_estimates(root) == 0
+    before = {track: frames(root / "out" / "tracks" / f"{track}.json") for track in "AC"}
+    assert "excluded: B" in capsys.readouterr().out
+    for track in "AB":
+        change(root / changed / track / "vocals.wav", lambda x: x + 0.1 * wave(9, x.shape))
+    assert run_on_estimates(root) == 0
+    printed = capsys.readouterr().out
+    assert ("excluded: B" in printed) == (changed == "estimates")
+    assert "1 of 3 tracks were done before" in printed
+    after = frames(root / "out" / "tracks" / "A.json")
+    assert (after["vocals"]["SDR"] != before["A"]["vocals"]["SDR"]).all()
+    np.testing.assert_equal(frames(root / "out" / "tracks" / "C.json"), before["C"])
+
+
+def test_estimates_that_are_cut_or_padded_are_named(root, capsys):
+    change(root / "estimates" / "A" / "drums.wav", lambda x: x[:-7])
+    change(root / "estimates" / "B" / "vocals.wav", lambda x: np.pad(x, [(0, 9), (0, 0)]))
+    assert run_on_estimates(root, "--fit-length") == 0
+    printed = capsys.readouterr().out
+    assert "fitted: A: drums was 7 samples short, padded" in printed
+    assert "fitted: B: vocals was 9 samples long, cut" in printed
+    fitted = json.loads((root / "out" / "results.json").read_text())["fitted"]
+    assert fitted == {"A": "drums was 7 samples short, padded", "B": "vocals was 9 samples long, cut"}
+    assert "drums was 7 samples short" in (root / "out" / "report.html").read_text()
+
+
 DAMAGE = {
+    "estimate silent": (lambda _, est: change(est / "drums.wav", lambda x: 0 * x), "of 'drums' is silent throughout"),
     "reference missing": (lambda ref, _: (ref / "vocals.wav").unlink(), "lacks vocals.wav"),
     "mixture damaged": (lambda ref, _: (ref / "mixture.wav").write_bytes(b"RIFF"), "mixture.wav' is"),
     "estimate short": (lambda _, est: change(est / "drums.wav", lambda x: x[:-7]), "'drums' has 1 channels and 6092 s"),
