@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,8 @@ class Transformer:
         check(1 <= self.layers <= MOST_LAYERS, "layers", self.layers, f"it must be 1 to {MOST_LAYERS}")
         check(self.heads >= 1, "heads", self.heads, "it must be at least 1")
         check(self.width >= 0, "width", self.width, "it must not be negative")
+        fits = self.width % math.lcm(self.heads, 4) == 0
+        check(fits, "width", self.width, f"it must be a multiple of 4 and of heads (={self.heads})")
         check(0 <= self.dropout < 1, "dropout", self.dropout, "it must be 0 to less than 1")
 
 

@@ -86,6 +86,13 @@ def build(config: Any, dtype: DTypeLike = jnp.float32, remat: bool = False) -> n
 
 
 def variable_shapes(config: Any) -> Variables:
-    """Return the tree of shapes of a network's parameters and statistics, without computing any."""
+    """Return the tree of shapes of a network's parameters and statistics, without computing any.
+
+    Raises `InputError` for a config whose fields do not fit together.
+    """
     audio = jax.ShapeDtypeStruct((1, config.channels, config.sample_rate), jnp.float32)
-    return jax.eval_shape(build(config).init, jax.random.key(0), audio)
+    try:
+        return jax.eval_shape(build(config).init, jax.random.key(0), audio)
+    except (ArithmeticError, TypeError, ValueError) as error:  # as JAX tells of shapes that do not fit
+        told = " ".join(str(error).split())[:200]
+        raise InputError(f"No network can be built of this config, whose sizes do not fit together: {told}") from error

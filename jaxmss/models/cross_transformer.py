@@ -14,11 +14,12 @@ import numpy as np
 from jax import lax
 
 from jaxmss.demucs_config import Transformer
-from jaxmss.models.demucs_convolutions import Projection
+from jaxmss.models.demucs_convolutions import Projection, torch_attention_uniform, torch_uniform
 from jaxmss.models.demucs_layers import GroupNorm
 from jaxmss.typing import Array, DTypeLike, Float
 
 MAX_PERIOD = 10000.0  # of the sines of positions
+BLOCK = 128  # queries whose weights are held at a time: those of all of them would leave the cache of a CPU
 LAYER_SCALE = 1e-4  # with which each part of a layer is added before training
 
 Tokens = Float[Array, "b _ h"]
@@ -46,7 +47,7 @@ class CrossTransformer(nn.Module):
         inside = self.config.width or outside
         x = x.reshape(b, n * f, outside)
         if self.config.width:
-            x, xt = self._projection(inside, "widen")(x), self._projection(inside, "widen_t")(xt)
+            x, xt = _linear(inside, self.dtype, "widen")(x), _linear(inside, self.dtype, "widen_t")(xt)
         x = _layer_norm("norm_in")(x).astype(self.dtype) + _positions_2d(n, f, inside).astype(self.dtype)
         xt = _layer_norm("norm_in_t")(xt).astype(self.dtype) + _positions(xt.shape[1], inside).astype(self.dtype)
 
@@ -57,11 +58,8 @@ class CrossTransformer(nn.Module):
             x, xt = spectral(x, others[0], train), temporal(xt, others[1], train)
 
         if self.config.width:
-            x, xt = self._projection(outside, "narrow")(x), self._projection(outside, "narrow_t")(xt)
+            x, xt = _linear(outside, self.dtype, "narrow")(x), _linear(outside, self.dtype, "narrow_t")(xt)
         return x.reshape(b, n, f, outside), xt
-
-    def _projection(self, features: int, name: str) -> Projection:
-        return Projection(features, self.dtype, torch_uniform, torch_uniform, name=name)
 
 
 class Layer(nn.Module):
@@ -85,18 +83,14 @@ class Layer(nn.Module):
         attended = Attention(self.config, self.dtype, name="attention")(queries, memory, train)
         x = x + self._scaled("scale1", drop(attended))
 
-        hidden = self._dense(int(features * self.config.hidden_scale), "linear1")(
-            _layer_norm("norm2")(x).astype(self.dtype)
-        )
-        y = self._dense(features, "linear2")(drop(jax.nn.gelu(hidden, approximate=False)))
+        hidden = int(features * self.config.hidden_scale)
+        y = _linear(hidden, self.dtype, "linear1")(_layer_norm("norm2")(x).astype(self.dtype))
+        y = _linear(features, self.dtype, "linear2")(drop(jax.nn.gelu(y, approximate=False)))
         x = x + self._scaled("scale2", drop(y))
         return GroupNorm(dtype=self.dtype, name="norm_out")(x)
 
     def _scaled(self, name: str, x: Tokens) -> Tokens:
         return x * self.param(name, nn.initializers.constant(LAYER_SCALE), x.shape[-1:]).astype(self.dtype)
-
-    def _dense(self, features: int, name: str) -> Projection:
-        return Projection(features, self.dtype, torch_uniform, torch_uniform, name=name)
 
 
 class Attention(nn.Module):
@@ -109,24 +103,41 @@ class Attention(nn.Module):
     def __call__(self, x: Tokens, memory: Tokens, train: bool) -> Tokens:
         """Let each token of `x` attend to all of `memory`."""
         features, heads = x.shape[-1], self.config.heads
-        xavier, zeros = nn.initializers.glorot_uniform(), nn.initializers.zeros
+        zeros = nn.initializers.zeros
 
-        def split(tokens: Tokens, name: str) -> Float[Array, "b _ d _"]:
-            projected = Projection(features, self.dtype, xavier, zeros, name=name)(tokens)
-            return projected.reshape(*tokens.shape[:2], heads, -1)
+        def split(tokens: Tokens, name: str) -> Float[Array, "b d _ _"]:
+            projected = Projection(features, self.dtype, torch_attention_uniform, zeros, name=name)(tokens)
+            return projected.reshape(*tokens.shape[:2], heads, -1).swapaxes(1, 2)
 
         query, key, value = split(x, "query"), split(memory, "key"), split(memory, "value")
-        logits = jnp.einsum("bsdh,btdh->bdst", query, key, precision=lax.Precision.HIGHEST).astype(jnp.float32)
-        weights = jax.nn.softmax(logits / math.sqrt(features // heads), axis=-1).astype(self.dtype)
-        weights = nn.Dropout(self.config.dropout, deterministic=not (train and self.has_rng("dropout")))(weights)
-        mixed = jnp.einsum("bdst,btdh->bsdh", weights, value, precision=lax.Precision.HIGHEST)
-        return Projection(features, self.dtype, torch_uniform, zeros, name="out")(mixed.reshape(x.shape))
+        dropout = self.config.dropout if train and self.has_rng("dropout") else 0.0
+        rng = self.make_rng("dropout") if dropout else None
+        scale = 1 / math.sqrt(features // heads)
+
+        def attend(numbered: tuple[Array, Array]) -> Array:
+            number, queries = numbered
+            logits = jnp.einsum("bdsh,bdth->bdst", queries * scale, key, precision=lax.Precision.HIGHEST)
+            logits = logits.astype(jnp.float32)
+            weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
+            total = weights.sum(-1, keepdims=True)
+            if rng is not None:
+                kept = jax.random.bernoulli(jax.random.fold_in(rng, number), 1 - dropout, weights.shape)
+                weights = jnp.where(kept, weights / (1 - dropout), 0)
+            mixed = jnp.einsum("bdst,bdth->bdsh", weights.astype(self.dtype), value, precision=lax.Precision.HIGHEST)
+            return (mixed / total).astype(self.dtype)  # cheaper here than for every weight
+
+        b, _, count, width = query.shape
+        blocks = -(-count // BLOCK)
+        query = jnp.pad(query, [(0, 0), (0, 0), (0, blocks * BLOCK - count), (0, 0)])
+        query = query.reshape(b, heads, blocks, BLOCK, width).transpose(2, 0, 1, 3, 4)
+        mixed = lax.map(attend, (jnp.arange(blocks), query))
+        mixed = mixed.transpose(1, 0, 3, 2, 4).reshape(b, blocks * BLOCK, features)[:, :count]
+        return Projection(features, self.dtype, torch_uniform, zeros, name="out")(mixed)
 
 
-def torch_uniform(key, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    """Initialise as PyTorch's linear layers: uniform within 1/sqrt(fan); a bias takes its own width for it."""
-    bound = 1 / math.sqrt(shape[0])
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+def _linear(features: int, dtype: DTypeLike, name: str) -> Projection:
+    """Return a linear layer, initialised as PyTorch's."""
+    return Projection(features, dtype, torch_uniform, name=name)
 
 
 def _layer_norm(name: str) -> nn.LayerNorm:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -25,7 +26,20 @@ Initializer = nn.initializers.Initializer
 
 def rescaled_uniform(fan_in: int, gain: float = 1.0) -> Initializer:
     """Return PyTorch's initialiser of convolutions, uniform within ``gain / sqrt(fan_in)``, after `rescale`."""
-    bound = gain / math.sqrt(fan_in) / rescale(fan_in, gain)
+    return _uniform(gain / math.sqrt(fan_in) / rescale(fan_in, gain))
+
+
+def torch_uniform(fan_in: int) -> Initializer:
+    """Return PyTorch's initialiser of linear layers and LSTMs: uniform within ``1 / sqrt(fan_in)``."""
+    return _uniform(1 / math.sqrt(fan_in))
+
+
+def torch_attention_uniform(fan_in: int) -> Initializer:
+    """Return PyTorch's initialiser of an attention's projections: Xavier's, for all three of them as one matrix."""
+    return _uniform(math.sqrt(6 / (4 * fan_in)))
+
+
+def _uniform(bound: float) -> Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
@@ -40,21 +54,21 @@ class Projection(nn.Module):
     Attributes:
       features: of the output.
       dtype: of the computation; parameters are float32.
-      kernel_init: initialiser of the kernel, as of any convolution by default.
-      bias_init: initialiser of the bias.
+      draw: gives the initialiser for a number of inputs, by default that of all convolutions.
+      bias_init: initialiser of the bias, where it is another.
     """
 
     features: int
     dtype: DTypeLike = jnp.float32
-    kernel_init: Initializer | None = None
+    draw: Callable[[int], Initializer] = rescaled_uniform
     bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b h"]) -> Float[Array, "*b g"]:
         """Map the features of each position."""
-        default = rescaled_uniform(x.shape[-1])
-        kernel = self.param("kernel", self.kernel_init or default, (x.shape[-1], self.features)).astype(self.dtype)
-        bias = self.param("bias", self.bias_init or default, (self.features,)).astype(self.dtype)
+        drawn = self.draw(x.shape[-1])
+        kernel = self.param("kernel", drawn, (x.shape[-1], self.features)).astype(self.dtype)
+        bias = self.param("bias", self.bias_init or drawn, (self.features,)).astype(self.dtype)
         return product(x, kernel) + bias
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.linen as nn
@@ -37,9 +38,9 @@ class LocalAttention(nn.Module):
             for name in ("query", "key", "content")
         )
         # before training, all decays are slow
-        kernel_init = rescaled_uniform(features, gain=0.01)
+        draw = functools.partial(rescaled_uniform, gain=0.01)
         bias_init = nn.initializers.constant(-2.0 / rescale(features, gain=0.01))
-        decay = Projection(HEADS * DECAYS, self.dtype, kernel_init, bias_init, name="decay")(x)
+        decay = Projection(HEADS * DECAYS, self.dtype, draw, bias_init, name="decay")(x)
         decay = jax.nn.sigmoid(decay.astype(jnp.float32)).reshape(b, length, HEADS, DECAYS)
         slope = decay @ (jnp.arange(1, DECAYS + 1) / (2 * math.sqrt(DECAYS)))  # b s heads
 

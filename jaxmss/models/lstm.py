@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmss.models.demucs_convolutions import Initializer, torch_uniform
 from jaxmss.typing import Array, DTypeLike, Float
 
 LAYERS = 2
@@ -33,8 +34,8 @@ class LSTM(nn.Module):
         y = _pieces(x) if length > LONGEST else x
         for layer in range(LAYERS):
             y = _BothWays(self.dtype, name=f"layer_{layer}")(y, features)
-        kernel = self.param("kernel", _torch_uniform(2 * features), (2 * features, features)).astype(self.dtype)
-        bias = self.param("bias", _torch_uniform(2 * features), (features,)).astype(self.dtype)
+        kernel = self.param("kernel", torch_uniform(2 * features), (2 * features, features)).astype(self.dtype)
+        bias = self.param("bias", torch_uniform(2 * features), (features,)).astype(self.dtype)
         y = jnp.matmul(y, kernel, precision=lax.Precision.HIGHEST) + bias
         return x + (_joined(y, b)[:, :length] if length > LONGEST else y)
 
@@ -46,10 +47,10 @@ class _BothWays(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t i"], features: int) -> Float[Array, "b t hh"]:
-        uniform = _torch_uniform(features)
+        uniform = torch_uniform(features)
         inputs = self.param("inputs", uniform, (2, x.shape[-1], 4 * features)).astype(self.dtype)
         recurrent = self.param("recurrent", uniform, (2, features, 4 * features)).astype(self.dtype)
-        bias = self.param("bias", uniform, (2, 4 * features)).astype(self.dtype)
+        bias = self.param("bias", _two_biases(features), (2, 4 * features)).astype(self.dtype)
         ahead, back = (jnp.matmul(x, inputs[way], precision=lax.Precision.HIGHEST) + bias[way] for way in range(2))
         # both directions take each step together, one of them through the sequence turned round
         driven = jnp.stack([ahead, back[:, ::-1]]).transpose(2, 0, 1, 3)  # t w b 4h
@@ -85,7 +86,7 @@ def _joined(pieces: Float[Array, "_ u h"], b: int) -> Float[Array, "b t h"]:
     return jnp.concatenate([pieces[:, 0, :edge], middle, pieces[:, -1, -edge:]], axis=1)
 
 
-def _torch_uniform(fan: int):
-    """Return the initialiser of PyTorch's LSTM and linear layers: uniform within 1/sqrt(fan)."""
-    bound = 1 / math.sqrt(fan)
-    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+def _two_biases(fan: int) -> Initializer:
+    """Return the initialiser of the sum of the two biases that PyTorch keeps."""
+    drawn = torch_uniform(fan)
+    return lambda key, shape, dtype=jnp.float32: sum(drawn(half, shape, dtype) for half in jax.random.split(key))

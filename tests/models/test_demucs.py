@@ -75,6 +75,12 @@ FULL = {
         replace(models.architecture("hdemucs"), output="magnitude", old_padding=True),
         50_001,
     ),
+    "mdx: bands": (
+        HDemucs,
+        {"multi_freqs": [0.25, 0.5], "multi_freqs_depth": 2, "freq_emb": 0, "hybrid_old": True},
+        replace(models.architecture("hdemucs"), band_edges=(0.25, 0.5), band_levels=2, embedding=0.0, old_padding=True),
+        50_001,
+    ),
     "mdx_extra": (HDemucs, {}, models.architecture("hdemucs"), 100_001),
     "htdemucs": (
         HTDemucs,
@@ -195,3 +201,26 @@ def test_chosen_stems_are_those_of_all():
     network = models.build(SMALL_HT)
     estimate = compiled(lambda *inputs: network.apply(*inputs, sources=("vocals", "drums")))(variables, mixture)
     assert relative_error(estimate, expected) <= 2e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "config"),
+    [
+        (
+            HTDemucs,
+            {**SMALL_HT_ARGUMENTS, "channels": 32, "bottom_channels": 64},
+            replace(SMALL_HT, width=32, transformer=Transformer(layers=3, heads=2, width=64)),
+        ),
+        (HDemucs, {**SMALL_ARGUMENTS, "channels": 32}, replace(SMALL, width=32)),
+    ],
+    ids=["transformer", "hybrid"],
+)
+def test_parameters_are_drawn_as_widely_as_the_packages(kind, arguments, config):
+    torch.manual_seed(1)
+    theirs = kind(sources=list(STEMS), **arguments)
+    expected = flatten_dict(variables_of({name: t.numpy() for name, t in theirs.state_dict().items()}, config))
+    drawn = flatten_dict(compiled(models.build(config).init)(jax.random.key(0), jnp.zeros((1, 2, 4_000))))
+    large = {path: leaf for path, leaf in expected.items() if leaf.size >= 128 and leaf.std() > 1e-3}
+    assert len(large) > 30
+    for path, leaf in large.items():
+        np.testing.assert_allclose(np.std(drawn[path]), leaf.std(), rtol=0.25, err_msg=str(path))

@@ -1,6 +1,6 @@
 """Compare our Demucs networks with the package demucs on this machine, in turns in one process.
 
-    python benchmarks/demucs.py [--networks htdemucs hdemucs demucs] [--seconds 10] [--rounds 5]
+    python benchmarks/demucs_networks.py [--networks htdemucs hdemucs demucs] [--seconds 10] [--rounds 5]
 
 Full-size networks with random weights, the same for both, on the same mixture: `htdemucs` on the 7.8 s that it takes,
 the others on `--seconds`.
