@@ -29,8 +29,10 @@ class Chunking:
       segment: samples kept of each segment.
       window: samples that the network is given at a time, a segment with all that it sees around it.
       overlap: samples that neighbouring segments share, cross-faded linearly; at most half a segment.
-      centred: whether a segment that the end of the track cuts short lies in the middle of a full window, too (Demucs);
-        otherwise windows begin and end with the track, with zeros after it (CWS-PResUNet).
+      centred: whether a segment that the end of the track cuts short lies in the middle of a full window, too, as
+        for htdemucs (the package demucs gives its older networks a shorter window there, which would be compiled
+        for each length of a track); otherwise windows begin and end with the track, with zeros after it
+        (CWS-PResUNet).
     """
 
     segment: int
