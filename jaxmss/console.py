@@ -99,4 +99,6 @@ def list_models() -> None:
         print(f"  {name}: {', '.join(system.sources)}")
         for part in system.parts:
             heard = f" of the mixture minus {' and '.join(part.minus)}" if part.minus else ""
-            print(f"    {', '.join(part.stems)} by {part.network}{heard}")
+            cut = f", {part.segment:g} s at a time" if part.segment else ""
+            cut += f", overlapping by {part.overlap:.0%}" if part.overlap is not None else ""
+            print(f"    {', '.join(part.stems)} by {part.network}{heard}{cut}")
