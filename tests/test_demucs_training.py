@@ -25,7 +25,7 @@ from jaxmss.training.config import Config, Data, Network, Optim
 ROOT = Path(__file__).parents[1]
 SMALL = {
     **{"width": 4, "depth": 2, "n-fft": 256, "segment": 0.2, "transformer.layers": 1, "transformer.heads": 2},
-    **{"transformer.width": 8, "residual.where": "none"},
+    **{"transformer.width": 8, "residual.where": "none", "residual.compression": 4},
 }
 
 
