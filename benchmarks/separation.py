@@ -29,7 +29,7 @@ from torch_twins import make_twin
 
 from jaxmss.checkpoints.convert import convert
 
-LONG = 30  # seconds of a track at a time, where the published scheme takes 10
+LONG = 60  # seconds of a track at a time, where the published scheme takes 10
 SEGMENT = ["--segment-seconds", "13", "--repeats", "3"]
 
 
