@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import tyro
 
 from jaxmss.errors import InputError
 from jaxmss.options import AS_PUBLISHED, OptionFlags
+from jaxmss.workers import cores
 
 DEMO = "demo"
 
@@ -105,5 +105,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _default_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // 2, 8))
+    return max(1, min(cores() // 2, 8))

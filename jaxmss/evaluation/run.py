@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +17,7 @@ from jaxmss.evaluation.excerpts import drop_others
 from jaxmss.evaluation.scoring import Job, drop, prepared, score, stored, written_at
 from jaxmss.evaluation.systems import System
 from jaxmss.evaluation.track_file import TrackResult, read_json, write_json
-
-_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+from jaxmss.workers import single_threaded, worker_pool
 
 
 @dataclass
@@ -125,8 +119,7 @@ class _Pool:
         self._open()
 
     def _open(self) -> None:
-        # not forked: JAX's threads do not survive that
-        self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), initializer=_start_worker)
+        self._pool = worker_pool(self._workers)
 
     def __enter__(self) -> _Pool:
         return self
@@ -135,26 +128,13 @@ class _Pool:
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, *task: Any) -> Future:
-        with _environment(_ONE_THREAD):  # the first task starts the processes
+        with single_threaded():  # the first task starts the processes
             try:
                 return self._pool.submit(*task)
             except BrokenProcessPool:
                 self._pool.shutdown()
                 self._open()
                 return self._pool.submit(*task)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, which lets scores be finished, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _claim(job: Job, system: System) -> None:
@@ -203,18 +183,3 @@ def _line(outcome: Outcome, name: str) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that are started in the body."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -223,7 +223,8 @@ def _check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, n
             raise InputError(f"no reference for the estimate {stem!r}{suggest(stem, references)}")
     first = next(iter(references))
     shape = references[first].shape
-    for kind, waveforms in (("reference", references), ("estimate", estimates)):
+    kinds = (("reference", references, SilentStemError), ("estimate", estimates, SilentEstimateError))
+    for kind, waveforms, silent in kinds:
         for stem, waveform in waveforms.items():
             where = f"{kind} of {stem!r}"
             if waveform.ndim != 2 or not 0 < waveform.shape[0] <= waveform.shape[1]:
@@ -234,11 +235,11 @@ def _check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, n
                     f"{where} has {waveform.shape[0]} channels and {waveform.shape[1]} samples, reference of {first!r} "
                     f"has {shape[0]} and {shape[1]}: make them equal{remedy}"
                 )
-            _check_samples(where, waveform, frame)
+            _check_samples(where, waveform, frame, silent)
 
 
-def _check_samples(where: str, waveform: np.ndarray, frame: int) -> None:
-    """Refuse samples that are not numbers, and silence throughout."""
+def _check_samples(where: str, waveform: np.ndarray, frame: int, silent: type[SilentStemError]) -> None:
+    """Refuse samples that are not numbers, and, by the error `silent`, silence throughout."""
     for start in range(0, waveform.shape[1], frame):
         finite = np.isfinite(waveform[:, start : start + frame])
         if not finite.all():

@@ -18,8 +18,9 @@ from jaxmss.audio.aside import reporting
 from jaxmss.audio.wav import wav_header
 from jaxmss.data.synth.mix import SPLITS, render
 from jaxmss.data.synth.score import RATE
-from jaxmss.data.synth.workers import cores, run
+from jaxmss.data.synth.workers import run
 from jaxmss.errors import InputError
+from jaxmss.workers import cores
 
 SONGS, SECONDS = 24, 20.0  # the default
 VERSION = 1  # of the music: goes up with every change of a sample

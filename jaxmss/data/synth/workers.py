@@ -1,25 +1,13 @@
-"""Processes that share out independent tasks."""
+"""Tasks that are shared out among processes."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from typing import Any
 
 from jaxmss.errors import InputError
-
-_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from jaxmss.workers import single_threaded, worker_pool
 
 
 def run(function: Callable[..., None], tasks: Sequence[tuple], processes: int) -> Iterator[None]:
@@ -33,10 +21,9 @@ def run(function: Callable[..., None], tasks: Sequence[tuple], processes: int) -
             function(*task)
             yield
         return
-    # not forked: the threads of JAX, which the caller may have imported, would not survive it
-    pool = ProcessPoolExecutor(min(processes, len(tasks)), get_context("spawn"), initializer=_start_worker)
+    pool = worker_pool(min(processes, len(tasks)))
     try:
-        with _environment(_ONE_THREAD):  # the first tasks start the processes
+        with single_threaded():  # the first tasks start the processes
             waiting = [pool.submit(function, *task) for task in tasks]
         for made in as_completed(waiting):
             made.result()
@@ -45,31 +32,3 @@ def run(function: Callable[..., None], tasks: Sequence[tuple], processes: int) -
         raise InputError("A process that made songs was killed (out of memory?); start again to go on") from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, which lets songs be finished, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that are started in the body."""
-    before: dict[str, Any] = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
