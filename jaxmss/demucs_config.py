@@ -198,14 +198,17 @@ class HybridDemucsConfig:
         return self.n_fft // 4
 
     @property
+    def frequencies(self) -> tuple[int, ...]:
+        """How many frequencies the spectral branch has above each level."""
+        above = [self.n_fft // 2]
+        while len(above) < self.depth:
+            above.append(above[-1] // self.stride if above[-1] > self.kernel else 1)
+        return tuple(above)
+
+    @property
     def merging_level(self) -> int | None:
         """The level that leaves one frequency, where the temporal branch joins the spectral one; None if none does."""
-        frequencies = self.n_fft // 2
-        for level in range(self.depth):
-            if frequencies <= self.kernel:
-                return level
-            frequencies //= self.stride
-        return None
+        return next((level for level, above in enumerate(self.frequencies) if above <= self.kernel), None)
 
     def window(self, samples: int) -> int:
         """Return the length of the network's input for a segment of `samples`: any will do."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxmss import pqmf
 from jaxmss.config import ResUNetConfig
 from jaxmss.masking import apply_maps, magnitude_and_phase
+from jaxmss.models.layers import take_stems
 from jaxmss.models.resunet import ResUNet
 from jaxmss.stft import cut_off, frame_mask, istft, stft
 from jaxmss.typing import Array, DTypeLike, Float, Int
@@ -65,8 +66,8 @@ class CWSPResUNet(nn.Module):
         maps = ResUNet(config, self.dtype, self.remat, name="resunet")(image, existing, sources, train)
 
         estimates = apply_maps(maps, magnitude, cos, sin, config.maps)  # b j c s n f
-        if not config.separate_heads and sources != config.sources:
-            estimates = estimates[:, jnp.array([config.sources.index(source) for source in sources])]
+        if not config.separate_heads:
+            estimates = take_stems(estimates, config.sources, sources)
         if band_lengths is not None:
             band_lengths = band_lengths[:, None]
         bands = istft(estimates, config.n_fft, config.hop, band_length, lengths=band_lengths)

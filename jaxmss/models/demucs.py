@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxmss.demucs_config import DemucsConfig
 from jaxmss.models.demucs_convolutions import Projection, StridedConv, TimeConv, TransposedConv
 from jaxmss.models.demucs_layers import GroupNorm, ResidualBranches, gelu, glu, normalized
+from jaxmss.models.layers import take_stems
 from jaxmss.resample2 import double_rate, halve_rate
 from jaxmss.stft import cut_off
 from jaxmss.typing import Array, DTypeLike, Float, Int
@@ -70,8 +71,7 @@ class Demucs(nn.Module):
         if config.normalize:
             x = x * deviation + mean
         stems = x.reshape(b, length, len(config.sources), channels).transpose(0, 2, 3, 1)
-        if sources != config.sources:
-            stems = stems[:, jnp.array([config.sources.index(source) for source in sources])]
+        stems = take_stems(stems, config.sources, sources)
         return stems if lengths is None else cut_off(stems, lengths[:, None, None])
 
 

@@ -26,6 +26,7 @@ from jaxmss.models.hybrid_levels import (
     spectral_levels,
     temporal_levels,
 )
+from jaxmss.models.layers import take_stems
 from jaxmss.stft import cut_off, istft, stft
 from jaxmss.typing import Array, Complex, DTypeLike, Float, Int
 
@@ -74,10 +75,10 @@ class HybridDemucs(nn.Module):
         x = x.astype(jnp.float32) * deviation + mean
         xt = xt.astype(jnp.float32) * deviation_t + mean_t
 
-        chosen = jnp.array([config.sources.index(source) for source in sources])
         b, channels, length = mixture.shape
-        stems = xt.reshape(b, length, len(config.sources), channels)[:, :, chosen].transpose(0, 2, 3, 1)
-        stems += waveform(_spectra(x, spectra, config)[:, chosen], length, config)
+        temporal = xt.reshape(b, length, len(config.sources), channels).transpose(0, 2, 3, 1)
+        spectral = take_stems(_spectra(x, spectra, config), config.sources, sources)
+        stems = take_stems(temporal, config.sources, sources) + waveform(spectral, length, config)
         stems = stems[..., :given]
         return stems if lengths is None else cut_off(stems, lengths[:, None, None])
 
@@ -93,7 +94,7 @@ class _UNets(nn.Module):
     def __call__(self, x: Float[Array, "b n f h"], xt: Float[Array, "b t c"], train: bool) -> tuple[Array, Array]:
         config, dtype = self.config, self.dtype
         remat = functools.partial(nn.remat, prevent_cse=False) if self.remat else lambda level: level
-        spectral, temporal = list(spectral_levels(config)), temporal_levels(config)
+        spectral, temporal = spectral_levels(config), temporal_levels(config)
         merging = config.merging_level
 
         skips, skips_t, sizes, lengths_t = [], [], [], []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,34 +40,31 @@ class Level:
     bands: tuple[float, ...] = ()
 
 
-def spectral_levels(config: HybridDemucsConfig) -> Iterator[Level]:
-    """Yield the levels of the spectral branch, outermost first: along frequency until one is left, then along time."""
-    frequencies = config.n_fft // 2
+def spectral_levels(config: HybridDemucsConfig) -> list[Level]:
+    """Return the levels of the spectral branch, outermost first: along frequency until one is left, then along time."""
+    levels = []
     outputs = spectral_channels(config) * len(config.sources)
-    for number in range(config.depth):
+    for number, frequencies in enumerate(config.frequencies):
         features = config.width * config.growth**number
         if frequencies == 1:
             stride = config.time_stride
-            yield Level(number, features, outputs, 2 * stride, stride, stride // 2)
-        elif frequencies <= config.kernel:
-            yield Level(number, features, outputs, frequencies, frequencies, 0)
-            frequencies = 1
+            levels.append(Level(number, features, outputs, 2 * stride, stride, stride // 2))
+        elif number == config.merging_level:
+            levels.append(Level(number, features, outputs, frequencies, frequencies, 0))
         else:
             bands = config.band_edges if number < config.band_levels else ()
-            yield Level(number, features, outputs, config.kernel, config.stride, config.kernel // 4, bands)
-            frequencies //= config.stride
+            levels.append(Level(number, features, outputs, config.kernel, config.stride, config.kernel // 4, bands))
         outputs = features
+    return levels
 
 
 def temporal_levels(config: HybridDemucsConfig) -> list[Level]:
     """Return the levels of the temporal branch, outermost first: as many as there are along frequency."""
-    levels: list[Level] = []
-    frequencies = config.n_fft // 2
+    levels = []
     outputs = config.channels * len(config.sources)
-    while frequencies > 1 and len(levels) < config.depth:
-        features = config.width * config.growth ** len(levels)
-        levels.append(Level(len(levels), features, outputs, config.kernel, config.stride, config.kernel // 4))
-        frequencies = frequencies // config.stride if frequencies > config.kernel else 1
+    for number in range(sum(frequencies > 1 for frequencies in config.frequencies)):
+        features = config.width * config.growth**number
+        levels.append(Level(number, features, outputs, config.kernel, config.stride, config.kernel // 4))
         outputs = features
     return levels
 

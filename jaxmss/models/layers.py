@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Inexact
 
 from jaxmss.models.convolution import convolve, convolve_depthwise
 from jaxmss.models.winograd import convolve_3x3
@@ -153,6 +154,13 @@ class Upsample(nn.Module):
 def average_pool(x: Float[Array, "b f n h"], bins: int, frames: int) -> Float[Array, "b F N h"]:
     """Average over windows of `bins` x `frames`."""
     return nn.avg_pool(x, (bins, frames), (bins, frames))
+
+
+def take_stems(
+    stems: Inexact[Array, "b j *_"], known: tuple[str, ...], wanted: tuple[str, ...]
+) -> Inexact[Array, "b k *_"]:
+    """Return the stems that are `wanted`, in that order, of the `known` ones."""
+    return stems if wanted == known else stems[:, jnp.array([known.index(source) for source in wanted])]
 
 
 def leaky_relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
