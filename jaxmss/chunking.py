@@ -2,9 +2,9 @@
 
 There are two schemes. That of CWS-PResUNet: each segment is seen with some context on either side and kept without it;
 no context exists before the first segment, and after the last one the track ends. And that of Demucs: each segment lies
-in the middle of a window of one size, full of the track on both sides, with zeros only where there is no track.
-Neighbours may be cross-faded in both. Both directions are streams, so that a track of hours needs the memory of a few
-segments.
+in the middle of a window that is as long as suits the network, full of the track on both sides, with zeros only where
+there is no track. Neighbours may be cross-faded in both. Both directions are streams, so that a track of hours needs
+the memory of a few segments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmss.config import check
+from jaxmss.config import Windows, check
 from jaxmss.typing import Float
 
 Block = Float[np.ndarray, "c _"]
@@ -27,23 +27,32 @@ class Chunking:
 
     Attributes:
       segment: samples kept of each segment.
-      window: samples that the network is given at a time, a segment with all that it sees around it.
+      context: samples on either side of it that the network is to see with it.
       overlap: samples that neighbouring segments share, cross-faded linearly; at most half a segment.
-      centred: whether a segment that the end of the track cuts short lies in the middle of a full window, too, as
-        for htdemucs (the package demucs gives its older networks a shorter window there, which would be compiled
-        for each length of a track); otherwise windows begin and end with the track, with zeros after it
-        (CWS-PResUNet).
+      windows: the lengths that windows may have where each segment lies in the middle of one (Demucs): that of a
+        segment that the end of the track cuts short is shorter, if a shorter one holds it; None where windows begin
+        and end with the track (CWS-PResUNet).
     """
 
     segment: int
-    window: int
+    context: int = 0
     overlap: int = 0
-    centred: bool = False
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         check(self.segment >= 1, "segment", self.segment, "it must be at least one sample")
-        check(self.window >= self.segment, "window", self.window, f"it must hold a segment (={self.segment})")
+        check(self.context >= 0, "context", self.context, "it must not be negative")
         check(0 <= self.overlap <= self.segment // 2, "overlap", self.overlap, "it must be 0 to half the segment")
+
+    @property
+    def window(self) -> int:
+        """Samples that the network is given at a time: a segment with all that it sees around it."""
+        return self.holding(self.segment)
+
+    def holding(self, kept: int) -> int:
+        """Return the length of the window of a segment of `kept` samples that has all its context."""
+        length = kept + 2 * self.context
+        return self.windows.holding(length) if self.windows else length
 
     @property
     def before(self) -> int:
@@ -97,7 +106,7 @@ def cut(
     A track that fits one segment of the uncentred scheme is followed by zeros up to one context.
     """
     segment, window = chunking.segment, chunking.window
-    past = (window - 1) // 2 if chunking.centred else chunking.before  # the most that lies before any segment
+    past = (window - 1) // 2 if chunking.windows else chunking.before  # the most that lies before any segment
     delays = sorted(delays, reverse=True)
     source = iter(blocks)
     held: Float[np.ndarray, "*c _"] | None = None  # samples from `origin` on
@@ -118,17 +127,18 @@ def cut(
             if start >= available:
                 break
             stop = min(start + segment, available)
-            if chunking.centred:
-                begin = start - (window - (stop - start)) // 2
-                end = begin + window
+            if chunking.windows:
+                length = chunking.holding(stop - start)
+                begin = start - (length - (stop - start)) // 2
+                end = begin + length
             else:
                 begin, end = max(start - chunking.before, -delay), min(stop + chunking.after, available)
+                alone = place == 0 and stop == available
+                length = segment + chunking.after if alone else end - begin
             known = max(begin, 0)
             unknown = max(min(end, available), known)
             audio = np.zeros((*held.shape[:-1], window), np.float32)
             audio[..., known - begin : unknown - begin] = held[..., known - origin : unknown - origin]
-            alone = place == 0 and stop == available
-            length = window if chunking.centred else segment + chunking.after if alone else end - begin
             settled = place + chunking.step - delays[0]
             yield Segment(
                 audio,

@@ -146,6 +146,19 @@ class SpleeterConfig:
         check(self.hop <= half, "hop", self.hop, f"it must be at most half of n_fft (={self.n_fft})")
 
 
+@dataclass(frozen=True)
+class Windows:
+    """The lengths of input that suit a network: `least` samples, and any number of `step` more."""
+
+    least: int
+    step: int = 1
+
+    def holding(self, samples: Any) -> Any:
+        """Return the length that holds a number of `samples`, or lengths that hold an array of numbers."""
+        more = samples - self.least
+        return self.least + -(-more * (more > 0) // self.step) * self.step
+
+
 def check_track_fields(config: Any) -> None:
     """Check what every kind of config holds: stems, rate, channels, segment and context.
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxmss.config import check, check_track_fields
+from jaxmss.config import Windows, check, check_track_fields
 
 MOST_LAYERS = 64  # of any kind: a config from anywhere must not take for ever to read
 STEMS = ("drums", "bass", "other", "vocals")  # in the order of the published networks
@@ -110,15 +110,16 @@ class DemucsConfig:
 
     def __post_init__(self) -> None:
         _check_levels(self)
+        whole = not self.resample or self.stride % 2 == 0
+        check(whole, "stride", self.stride, "it must be even where the network works at twice the rate")
 
-    def window(self, samples: int) -> int:
-        """Return the length of the network's input, at least `samples`, for which no stride leaves a rest."""
-        length = samples * 2 if self.resample else samples
-        for _ in range(self.depth):
-            length = max(-(-(length - self.kernel) // self.stride) + 1, 1)
+    @property
+    def windows(self) -> Windows:
+        """The lengths of the network's input for which no stride leaves a rest."""
+        length, step = 1, self.stride**self.depth
         for _ in range(self.depth):
             length = (length - 1) * self.stride + self.kernel
-        return -(-length // 2) if self.resample else length
+        return Windows(-(-length // 2), step // 2) if self.resample else Windows(length, step)
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,10 @@ class HybridDemucsConfig:
         """The level that leaves one frequency, where the temporal branch joins the spectral one; None if none does."""
         return next((level for level, above in enumerate(self.frequencies) if above <= self.kernel), None)
 
-    def window(self, samples: int) -> int:
-        """Return the length of the network's input for a segment of `samples`: any will do."""
-        return samples
+    @property
+    def windows(self) -> Windows:
+        """The lengths of the network's input: any will do; a transformer hears a whole segment, as in training."""
+        return Windows(int(self.segment * self.sample_rate) if self.transformer else 1)
 
 
 def _check_levels(config: DemucsConfig | HybridDemucsConfig) -> None:

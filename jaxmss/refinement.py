@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmss.chunking import Block, Chunking, Stems, cut, join
+from jaxmss.config import Windows
 from jaxmss.errors import InputError
 from jaxmss.options import Options
 from jaxmss.typing import Array, Float
@@ -47,7 +48,8 @@ def filter_blocks(
     stems: Iterable[Stems], mixture: Iterator[Block], sample_rate: int, iterations: int
 ) -> Iterator[Stems]:
     """Filter a stream of stems by `jaxmss.wiener.filter_stems`, beside the stream of their mixture."""
-    chunking = Chunking(WINDOW * sample_rate, WINDOW * sample_rate, OVERLAP * sample_rate, centred=True)
+    window = WINDOW * sample_rate
+    chunking = Chunking(window, overlap=OVERLAP * sample_rate, windows=Windows(window))
     segments = cut(_beside(stems, mixture), chunking)
     return join(((segment, _filtered(segment.audio, iterations)) for segment in segments), chunking)
 

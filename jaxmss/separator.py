@@ -143,18 +143,15 @@ def choose(sources: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, 
 def chunking_of(config: Any, options: Options) -> Chunking:
     """Return the chunking of `options` for the network of `config`, in samples of its rate.
 
-    Networks whose config tells the window for a number of samples are centred in it. The step from segment to segment
-    is rounded down, as in Demucs.
+    Networks whose config tells the windows that suit them have segments in the middle of those. The step from segment
+    to segment is rounded down, as in Demucs.
     """
     seconds = config.segment if options.segment is None else options.segment
     context = config.context if options.context is None else options.context
     share = getattr(config, "overlap", 0.0) if options.overlap is None else options.overlap
     segment = round(seconds * config.sample_rate)
     overlap = min(segment - int((1 - share) * segment), segment // 2)
-    whole = segment + 2 * round(context * config.sample_rate)
-    if hasattr(config, "window"):
-        return Chunking(segment, config.window(whole), overlap, centred=True)
-    return Chunking(segment, whole, overlap)
+    return Chunking(segment, round(context * config.sample_rate), overlap, getattr(config, "windows", None))
 
 
 def separate(

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 
 from jaxmss.composed import ComposedSeparator, Facts
+from jaxmss.config import Windows
 from jaxmss.systems import System
 
 RATE = 100
+EVERY_SEVENTH = Windows(30, 7)
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,11 @@ class CWSLike:
 
 @dataclass(frozen=True)
 class DemucsLike(CWSLike):
-    """Windows are centred in more than they ask for."""
+    """Segments lie in the middle of windows of some lengths."""
 
     overlap: float = 0.25
     normalize_track: bool = True
-    more: int = 7
-
-    def window(self, samples: int) -> int:
-        return samples + self.more
+    windows: Windows = EVERY_SEVENTH
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ class StandIn:
         stems = []
         for source in sources:
             k = 1 + self.config.sources.index(source)
-            ramp = np.zeros(window.shape[-1], np.float32)
-            ramp[:length] = np.linspace(0.2 * k, 1.0, length)
-            stems.append(ramp * (window + np.float32(0.05 * k) * np.abs(window[::-1]) + 0.1 * window[:, ::-1]))
-        return np.stack(stems).astype(np.float32)
+            heard = window[:, :length]
+            made = heard + np.float32(0.05 * k) * np.abs(heard[::-1]) + 0.1 * heard[:, ::-1]
+            stems.append(made * np.linspace(0.2 * k, 1.0, length))
+        return np.pad(stems, [(0, 0), (0, 0), (0, window.shape[-1] - length)]).astype(np.float32)
 
 
 def compose(system: System, networks: Mapping[str, StandIn], asked: list[str] | None = None) -> ComposedSeparator:

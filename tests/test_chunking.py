@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxmss.chunking import Chunking, Segment, Stems, cut, join
+from jaxmss.config import Windows
 from jaxmss.errors import InputError
 
 
@@ -29,18 +30,18 @@ def ramp(segment: Segment) -> np.ndarray:
 @pytest.mark.parametrize("t", [900, 1000, 4000, 4321])
 @pytest.mark.parametrize("block", [1, 77, 1000, 1150, 9999])
 def test_track_is_cut_and_rejoined_as_published(t, block):
-    chunking = Chunking(1000, 1300)
+    chunking = Chunking(1000, 150)
     segments = cut(in_blocks(wave(7, (1, 2, t))[0], block), chunking)
     joined = np.concatenate(list(join(((s, ramp(s)) for s in segments), chunking)), axis=-1)
     np.testing.assert_allclose(joined, np.load(GOLDEN / "overlap-add.npz")[f"out_{t}"], rtol=0, atol=1e-7)
 
 
 chunkings = st.builds(
-    lambda segment, around, overlap, centred: Chunking(segment, segment + around, int(segment * overlap), centred),
+    lambda segment, context, overlap, windows: Chunking(segment, context, int(segment * overlap), windows),
     segment=st.integers(1, 100),
-    around=st.integers(0, 240),
+    context=st.integers(0, 120),
     overlap=st.floats(0, 0.5),
-    centred=st.booleans(),
+    windows=st.none() | st.builds(Windows, st.integers(1, 300), st.integers(1, 50)),
 )
 delays = st.lists(st.integers(0, 150), min_size=1, max_size=3)
 
@@ -70,7 +71,7 @@ def test_the_identity_restores_any_track(t, chunking, delays, block):
 def test_every_segment_has_the_context_that_the_track_offers(t, segment, context, delay, overlap):
     track = np.arange(1, t + 1, dtype=np.float32)[None]  # sample i holds i + 1; 0 is padding
     padded = np.pad(track, ((0, 0), (delay, 0)))
-    chunking = Chunking(segment, segment + 2 * context, int(segment * overlap))
+    chunking = Chunking(segment, context, int(segment * overlap))
     segments = list(cut([track], chunking, [delay]))
     assert len(segments) == len(range(0, t + delay, chunking.step))
     for start, s in zip(range(0, t + delay, chunking.step), segments, strict=True):
@@ -85,16 +86,21 @@ def test_every_segment_has_the_context_that_the_track_offers(t, segment, context
 
 
 @settings(deadline=None)
-@given(t=st.integers(1, 500), chunking=chunkings.filter(lambda chunking: chunking.centred), delay=st.integers(0, 150))
-def test_a_centred_window_is_full_of_track_on_both_sides(t, chunking, delay):
+@given(t=st.integers(1, 500), chunking=chunkings.filter(lambda chunking: chunking.windows), delay=st.integers(0, 150))
+def test_a_segment_lies_in_the_middle_of_the_least_window_that_holds_it(t, chunking, delay):
     track = np.arange(1, t + 1, dtype=np.float32)[None]
     far = 1000
     padded = np.pad(track[0], far)
     for s in cut([track], chunking, [delay]):
-        begin = s.start - (chunking.window - s.kept) // 2
-        assert np.array_equal(s.audio[0], padded[far + begin : far + begin + chunking.window])
+        length = chunking.windows.least
+        while length < s.kept + 2 * chunking.context:
+            length += chunking.windows.step
+        begin = s.start - (length - s.kept) // 2
+        assert s.audio.shape == (1, chunking.window)
+        assert np.array_equal(s.audio[0, :length], padded[far + begin : far + begin + length])
+        assert not s.audio[0, length:].any()
         assert s.offset == s.start - begin
-        assert s.length == chunking.window
+        assert s.length == length
         assert np.array_equal(s.audio[0] > 0, np.isin(np.arange(chunking.window), np.arange(*s.inside)))
 
 
@@ -110,9 +116,9 @@ class Bounded:
             yield np.zeros((1, self.block), np.float32)
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_a_stream_is_read_no_further_than_a_window_ahead(centred):
-    chunking, delays = Chunking(100, 160, 30, centred), [0, 20, 3]
+@pytest.mark.parametrize("windows", [None, Windows(1), Windows(200)])
+def test_a_stream_is_read_no_further_than_a_window_ahead(windows):
+    chunking, delays = Chunking(100, 30, 30, windows), [0, 20, 3]
     track = Bounded(10, 1000, chunking.window + max(delays) + 10)
     for part in join(((s, s.audio[None]) for s in cut(track, chunking, delays)), chunking, len(delays)):
         track.given_back += part.shape[-1]
@@ -123,25 +129,25 @@ def test_cross_fade_is_linear_and_sums_to_one():
     whole = Segment(np.zeros((1, 8)), 8, (0, 8), 0, 8, 0, True, False, 5)
     segments = [whole, replace(whole, start=5, first=False, last=True)]
     estimates = [np.full((1, 1, 8), 1.0), np.full((1, 1, 8), 3.0)]
-    joined = np.concatenate(list(join(zip(segments, estimates, strict=True), Chunking(8, 8, 3))), axis=-1)[0, 0]
+    joined = np.concatenate(list(join(zip(segments, estimates, strict=True), Chunking(8, 0, 3))), axis=-1)[0, 0]
     np.testing.assert_allclose(joined, [1, 1, 1, 1, 1, 1.5, 2, 2.5, 3, 3, 3, 3, 3], rtol=1e-7)
 
 
 class Ramp(torch.nn.Module):
-    """Where in its window a sample lies matters to this network; like HTDemucs it asks for windows of one size."""
+    """Where in its window a sample lies matters to this network; it takes windows of some lengths, as Demucs does."""
 
     samplerate = 1
     sources = ("a", "b")
 
-    def __init__(self, segment: int, window: int):
+    def __init__(self, segment: int, windows: range):
         super().__init__()
-        self.segment, self.window = segment, window
+        self.segment, self.windows = segment, windows
 
     def valid_length(self, length: int) -> int:
-        return self.window
+        return next(window for window in self.windows if window >= length)
 
     def forward(self, mix: torch.Tensor) -> torch.Tensor:
-        ramps = torch.stack([torch.linspace(1, 2, self.window), torch.linspace(3, -1, self.window)])
+        ramps = torch.stack([torch.linspace(1, 2, mix.shape[-1]), torch.linspace(3, -1, mix.shape[-1])])
         return mix[:, None] * ramps[:, None]
 
 
@@ -149,21 +155,22 @@ class Ramp(torch.nn.Module):
 @given(
     t=st.integers(1, 700),
     segment=st.integers(2, 120),
-    around=st.integers(0, 100),
+    least=st.integers(1, 200),
+    step_of_windows=st.integers(1, 50),
     overlap=st.sampled_from([0.0, 0.1, 0.25, 0.33, 0.5]),
     block=st.integers(1, 200),
 )
-def test_centred_windows_and_cross_fades_are_those_of_demucs(t, segment, around, overlap, block):
+def test_windows_and_cross_fades_are_those_of_demucs(t, segment, least, step_of_windows, overlap, block):
     step = int((1 - overlap) * segment)
     assume(segment - step <= segment // 2)  # of an odd segment, half is rounded down here and up there
-    chunking = Chunking(segment, segment + around, segment - step, centred=True)
-    network = Ramp(segment, chunking.window)
+    chunking = Chunking(segment, 0, segment - step, Windows(least, step_of_windows))
+    network = Ramp(segment, range(least, 500, step_of_windows))
     track = wave(t, (2, t))
     expected = apply_model(network, torch.from_numpy(track)[None], shifts=0, split=True, overlap=overlap)[0]
 
     def estimates() -> Iterator[tuple[Segment, Stems]]:
         for s in cut(in_blocks(track, block), chunking):
-            yield s, network(torch.from_numpy(s.audio)[None])[0].numpy()
+            yield s, network(torch.from_numpy(s.audio[:, : s.length])[None])[0].numpy()
 
     joined = np.concatenate(list(join(estimates(), chunking)), axis=-1)
     np.testing.assert_allclose(joined, expected, rtol=0, atol=1e-6)
@@ -171,11 +178,11 @@ def test_centred_windows_and_cross_fades_are_those_of_demucs(t, segment, around,
 
 def test_an_empty_track_has_no_segments():
     for delays in ([0], [3, 0]):
-        assert list(cut([], Chunking(10, 14), delays)) == []
-        assert list(cut([np.zeros((2, 0), np.float32)], Chunking(10, 14), delays)) == []
+        assert list(cut([], Chunking(10, 2), delays)) == []
+        assert list(cut([np.zeros((2, 0), np.float32)], Chunking(10, 2), delays)) == []
 
 
-@pytest.mark.parametrize("values", [(0, 1, 0), (10, 9, 0), (10, 12, 6), (10, 12, -1)])
+@pytest.mark.parametrize("values", [(0, 1, 0), (10, -1, 0), (10, 1, 6), (10, 1, -1)])
 def test_impossible_chunkings_are_refused_with_the_value(values):
     with pytest.raises(InputError, match="cannot be used"):
         Chunking(*values)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stand_ins import RATE, CWSLike, DemucsLike, StandIn, compose, in_blocks
 
 from jaxmss.composed import ComposedSeparator
+from jaxmss.config import Windows
 from jaxmss.errors import InputError
 from jaxmss.levels import measure
 from jaxmss.options import Options
@@ -37,7 +38,7 @@ def networks(segment: int = 97, context: int = 20) -> dict[str, StandIn]:
         "v": StandIn(CWSLike(("vocals",), segment / RATE, context / RATE)),
         "i": StandIn(CWSLike(("bass", "drums", "other"), 0.5, 0.5)),
         "t": StandIn(DemucsLike(("drums", "bass"), (segment + 14) / RATE, 0.0)),
-        "h": StandIn(DemucsLike(("drums", "bass"), 0.4, 0.05, more=0)),
+        "h": StandIn(DemucsLike(("drums", "bass"), 0.4, 0.05, windows=Windows(1))),
     }
 
 
@@ -72,17 +73,19 @@ def cws_like(track: np.ndarray, segment: int, context: int, share: float, run: C
 
 
 def demucs_like(
-    track: np.ndarray, segment: int, window: int, share: float, run: Callable[..., np.ndarray]
+    track: np.ndarray, segment: int, context: int, windows: range, share: float, run: Callable[..., np.ndarray]
 ) -> np.ndarray:
-    """The scheme of Demucs, on the track at mean 0 and deviation 1."""
+    """The scheme of Demucs, on the track at mean 0 and deviation 1; the network takes inputs of those `windows`."""
     t = track.shape[1]
     mono = track.mean(0, dtype=np.float64)
     mean, deviation = mono.mean(), (mono.std(ddof=1) if t > 1 else 0.0) + 1e-8
-    padded = np.pad((track - mean) / deviation, ((0, 0), (window, window))).astype(np.float32)
+    far = windows[-1]
+    padded = np.pad((track - mean) / deviation, ((0, 0), (far, far))).astype(np.float32)
 
     def one(start: int, kept: int) -> np.ndarray:
+        window = next(length for length in windows if length >= kept + 2 * context)
         first = start - (window - kept) // 2
-        stems = run(padded[:, window + first : window + first + window], window)
+        stems = run(padded[:, far + first :][:, :window], window)
         return stems[..., start - first :][..., :kept]
 
     return overlap_add(t, segment, share, one) * deviation + mean
@@ -95,9 +98,9 @@ def reference(track: np.ndarray, nets: dict[str, StandIn], segment: int, context
 
     vocals, other = cws_like(track, segment, context, 0.0, vocals_and_other)
     time = demucs_like(
-        track, segment + 14, segment + 21, 0.15, lambda window, n: nets["t"].one(window, ("drums", "bass"), n)
+        track, segment + 14, 0, range(30, 300, 7), 0.15, lambda window, n: nets["t"].one(window, ("drums", "bass"), n)
     )
-    [hybrid] = demucs_like(track, 40, 50, 0.15, lambda window, n: nets["h"].one(window, ("bass",), n))
+    [hybrid] = demucs_like(track, 40, 5, range(1, 60), 0.15, lambda window, n: nets["h"].one(window, ("bass",), n))
     return {"vocals": vocals, "drums": time[0], "bass": time[1] / 4 + hybrid * 3 / 4, "other": other}
 
 
@@ -221,9 +224,10 @@ def test_shifts_of_a_part_cut_the_track_where_it_begins_earlier():
         padded = np.pad(normal, ((0, 0), (300 + delay, 300)))
 
         def one(start: int, kept: int) -> np.ndarray:
-            first = start - (107 - kept) // 2
-            window = padded[:, 300 + first : 300 + first + 107]
-            return nets["t"].one(window, ("bass",), 107)[..., start - first :][..., :kept]
+            length = next(n for n in range(30, 300, 7) if n >= kept)
+            first = start - (length - kept) // 2
+            window = padded[:, 300 + first :][:, :length]
+            return nets["t"].one(window, ("bass",), length)[..., start - first :][..., :kept]
 
         return overlap_add(450 + delay, 100, 0.25, one)[..., delay:] * level.scale + level.mean
 
@@ -237,17 +241,17 @@ class TorchStandIn(torch.nn.Module):
 
     samplerate, audio_channels = RATE, 2
 
-    def __init__(self, network: StandIn, window: int):
+    def __init__(self, network: StandIn):
         super().__init__()
-        self.network, self.window = network, window
+        self.network = network
         self.sources, self.segment = network.config.sources, network.config.segment
         self.somewhere = torch.nn.Parameter(torch.zeros(()))
 
     def valid_length(self, length: int) -> int:
-        return self.window
+        return next(n for n in range(30, 300, 7) if n >= length)
 
     def forward(self, mix: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.network(mix.numpy(), self.sources, np.full(len(mix), self.window)))
+        return torch.from_numpy(self.network(mix.numpy(), self.sources, np.full(len(mix), mix.shape[-1])))
 
 
 @pytest.mark.parametrize("t", [1, 90, 91, 120, 121, 500])
@@ -257,7 +261,7 @@ def test_a_bag_gives_what_the_package_demucs_gives(t, overlap):
     nets = {"a": StandIn(config), "b": StandIn(replace(config, segment=0.8))}
     system = System((Part("a", ("drums", "bass"), (1.0, 3.0), segment=1.2), Part("b", ("bass",), segment=1.2)))
     track = wave(t, (2, t)) + np.float32(0.02)
-    bag = BagOfModels([TorchStandIn(net, 127) for net in nets.values()], [[1.0, 3.0], [0.0, 1.0]], segment=1.2)
+    bag = BagOfModels([TorchStandIn(net) for net in nets.values()], [[1.0, 3.0], [0.0, 1.0]], segment=1.2)
     level = measure([track])
     normal = torch.from_numpy((track - np.float32(level.mean)) / np.float32(level.scale))[None]
     expected = apply_model(bag, normal, shifts=0, overlap=overlap)[0].numpy() * level.scale + level.mean

@@ -15,7 +15,8 @@ from jax import lax
 
 from jaxmss.demucs_config import Transformer
 from jaxmss.models.demucs_convolutions import Projection, torch_attention_uniform, torch_uniform
-from jaxmss.models.demucs_layers import GroupNorm
+from jaxmss.models.demucs_layers import GroupNorm, Lengths
+from jaxmss.models.local_attention import NEVER
 from jaxmss.typing import Array, DTypeLike, Float
 
 MAX_PERIOD = 10000.0  # of the sines of positions
@@ -40,10 +41,19 @@ class CrossTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n f h"], xt: Float[Array, "b t h"], train: bool
+        self,
+        x: Float[Array, "b n f h"],
+        xt: Float[Array, "b t h"],
+        frames: Lengths | None,
+        steps: Lengths | None,
+        train: bool,
     ) -> tuple[Float[Array, "b n f h"], Float[Array, "b t h"]]:
-        """Let the frames and frequencies of `x` and the steps of `xt` attend to their own and to the other branch."""
+        """Let the frames and frequencies of `x` and the steps of `xt` attend to their own and to the other branch.
+
+        Where examples end earlier, only so many `frames` and `steps` count.
+        """
         b, n, f, outside = x.shape
+        tokens = None if frames is None else frames * f
         inside = self.config.width or outside
         x = x.reshape(b, n * f, outside)
         if self.config.width:
@@ -51,11 +61,13 @@ class CrossTransformer(nn.Module):
         x = _layer_norm("norm_in")(x).astype(self.dtype) + _positions_2d(n, f, inside).astype(self.dtype)
         xt = _layer_norm("norm_in_t")(xt).astype(self.dtype) + _positions(xt.shape[1], inside).astype(self.dtype)
 
-        layer = nn.remat(Layer, static_argnums=(3,)) if self.remat else Layer
+        layer = nn.remat(Layer, static_argnums=(5,)) if self.remat else Layer
         for number in range(self.config.layers):
             spectral, temporal = (layer(self.config, self.dtype, name=f"layer{t}_{number}") for t in ("", "_t"))
-            others = (None, None) if number % 2 == 0 else (xt, x)
-            x, xt = spectral(x, others[0], train), temporal(xt, others[1], train)
+            if number % 2 == 0:
+                x, xt = spectral(x, None, tokens, None, train), temporal(xt, None, steps, None, train)
+            else:
+                x, xt = spectral(x, xt, tokens, steps, train), temporal(xt, x, steps, tokens, train)
 
         if self.config.width:
             x, xt = _linear(outside, self.dtype, "narrow")(x), _linear(outside, self.dtype, "narrow_t")(xt)
@@ -74,20 +86,23 @@ class Layer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Tokens, other: Tokens | None, train: bool) -> Tokens:
-        """Let `x` attend to `other`, or to itself."""
+    def __call__(
+        self, x: Tokens, other: Tokens | None, lengths: Lengths | None, others: Lengths | None, train: bool
+    ) -> Tokens:
+        """Let `x` attend to `other`, or to itself; `lengths` and `others` tell how many tokens of each count."""
         features = x.shape[-1]
         drop = nn.Dropout(self.config.dropout, deterministic=not (train and self.has_rng("dropout")))
         queries = _layer_norm("norm1")(x).astype(self.dtype)
         memory = queries if other is None else _layer_norm("norm_other")(other).astype(self.dtype)
-        attended = Attention(self.config, self.dtype, name="attention")(queries, memory, train)
+        counted = lengths if other is None else others
+        attended = Attention(self.config, self.dtype, name="attention")(queries, memory, counted, train)
         x = x + self._scaled("scale1", drop(attended))
 
         hidden = int(features * self.config.hidden_scale)
         y = _linear(hidden, self.dtype, "linear1")(_layer_norm("norm2")(x).astype(self.dtype))
         y = _linear(features, self.dtype, "linear2")(drop(jax.nn.gelu(y, approximate=False)))
         x = x + self._scaled("scale2", drop(y))
-        return GroupNorm(dtype=self.dtype, name="norm_out")(x)
+        return GroupNorm(dtype=self.dtype, name="norm_out")(x, lengths)
 
     def _scaled(self, name: str, x: Tokens) -> Tokens:
         return x * self.param(name, nn.initializers.constant(LAYER_SCALE), x.shape[-1:]).astype(self.dtype)
@@ -100,8 +115,8 @@ class Attention(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Tokens, memory: Tokens, train: bool) -> Tokens:
-        """Let each token of `x` attend to all of `memory`."""
+    def __call__(self, x: Tokens, memory: Tokens, lengths: Lengths | None, train: bool) -> Tokens:
+        """Let each token of `x` attend to all of `memory`, or to the first `lengths`."""
         features, heads = x.shape[-1], self.config.heads
         zeros = nn.initializers.zeros
 
@@ -118,6 +133,9 @@ class Attention(nn.Module):
             number, queries = numbered
             logits = jnp.einsum("bdsh,bdth->bdst", queries * scale, key, precision=lax.Precision.HIGHEST)
             logits = logits.astype(jnp.float32)
+            if lengths is not None:
+                counts = jnp.arange(key.shape[2]) < lengths[:, None]
+                logits = jnp.where(counts[:, None, None], logits, NEVER)
             weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
             total = weights.sum(-1, keepdims=True)
             if rng is not None:

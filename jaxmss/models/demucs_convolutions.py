@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmss.models.layers import zero_after
 from jaxmss.models.winograd import convolve_3x3
-from jaxmss.typing import Array, DTypeLike, Float
+from jaxmss.typing import Array, DTypeLike, Float, Int
 
 RESCALE = 0.1  # deviation towards which the weights of convolutions are drawn before training
 
@@ -124,7 +125,7 @@ class TransposedConv(nn.Module):
 
 
 class TimeConv(nn.Module):
-    """A convolution along axis 1 with three taps, padded to keep its length.
+    """A convolution along axis 1 with three taps, padded to keep its length; to it zeros follow the first ``lengths``.
 
     Attributes:
       features: of the output.
@@ -137,8 +138,11 @@ class TimeConv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t *_ h"]) -> Float[Array, "b t *_ g"]:
+    def __call__(
+        self, x: Float[Array, "b t *_ h"], lengths: Int[Array, " b"] | None = None
+    ) -> Float[Array, "b t *_ g"]:
         """Convolve `x`."""
+        x = zero_after(x, lengths)
         inputs = x.shape[-1]
         kernel, bias = parameters(self, (3, inputs, self.features))
         if self.features < inputs:  # shifting what is narrower is cheaper

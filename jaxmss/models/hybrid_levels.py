@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxmss.demucs_config import HybridDemucsConfig
 from jaxmss.models.demucs_convolutions import Conv3x3, Projection, StridedConv, TimeConv, TransposedConv
-from jaxmss.models.demucs_layers import GroupNorm, ResidualBranches, gelu, glu
+from jaxmss.models.demucs_layers import GroupNorm, Lengths, ResidualBranches, gelu, glu
+from jaxmss.models.layers import zero_after
 from jaxmss.typing import Array, DTypeLike, Float
 
 Signal = Float[Array, "b *_ _"]
@@ -90,17 +91,20 @@ class Encoder(nn.Module):
     outer: tuple[bool, bool] = (True, True)
 
     @nn.compact
-    def __call__(self, x: Signal, injected: Signal | None = None) -> Signal:
-        """Map `x` to ``1 / stride`` of its positions, rounded up; `injected` is added to the convolved signal."""
+    def __call__(self, x: Signal, lengths: Lengths | None = None, injected: Signal | None = None) -> Signal:
+        """Map `x` to ``1 / stride`` of its positions, rounded up; `injected` is added to the convolved signal.
+
+        `lengths` are those of the result in time, where an example ends earlier.
+        """
         level, dtype = self.level, self.dtype
         x = encoding_conv(level, x.shape[-2], self.outer, dtype, name="conv")(x)
         if injected is not None:
             x = x + injected
-        x = gelu(norm(self.config, level, dtype, "norm1")(x))
+        x = gelu(norm(self.config, level, dtype, "norm1")(x, lengths))
         if self.config.residual.where in ("encoder", "both"):
-            x = ResidualBranches(self.config.residual, level.number, dtype, name="residual")(x)
+            x = ResidualBranches(self.config.residual, level.number, dtype, name="residual")(x, lengths)
         x = Projection(2 * level.features, dtype, name="rewrite")(x)
-        return glu(norm(self.config, level, dtype, "norm2")(x))
+        return glu(norm(self.config, level, dtype, "norm2")(x, lengths))
 
 
 class BandedEncoder(nn.Module):
@@ -111,7 +115,7 @@ class BandedEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n f _"]) -> Float[Array, "b n g _"]:
+    def __call__(self, x: Float[Array, "b n f _"], lengths: Lengths | None = None) -> Float[Array, "b n g _"]:
         """Apply to each band the convolution steps that end in it, and join the results."""
         level, frequencies = self.level, x.shape[2]
         start, parts = 0, []
@@ -122,7 +126,7 @@ class BandedEncoder(nn.Module):
             steps = round((reach - level.kernel) / level.stride + 1)
             stop = frequencies if last else start + (steps - 1) * level.stride + level.kernel - padding
             encoder = Encoder(self.config, level, self.dtype, (first, last), name=f"band_{number}")
-            parts.append(encoder(x[:, :, start:stop]))
+            parts.append(encoder(x[:, :, start:stop], lengths))
             start = stop - level.kernel + level.stride
         return jnp.concatenate(parts, axis=2)
 
@@ -135,16 +139,16 @@ class Decoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Signal, skip: Signal) -> tuple[Signal, Signal]:
+    def __call__(self, x: Signal, skip: Signal, lengths: Lengths | None = None) -> tuple[Signal, Signal]:
         """Return what the last convolution is given, and what it makes, uncut."""
         level, dtype = self.level, self.dtype
         along_frequency = x.ndim == 4 and not level.bands
         rewrite = Conv3x3 if along_frequency else TimeConv
-        x = rewrite(2 * level.features, dtype=dtype, name="rewrite")(x + skip)
-        x = glu(norm(self.config, level, dtype, "norm1")(x))
+        x = rewrite(2 * level.features, dtype=dtype, name="rewrite")(zero_after(x + skip, lengths))
+        x = glu(norm(self.config, level, dtype, "norm1")(x, lengths))
         if self.config.residual.where in ("decoder", "both"):
-            x = ResidualBranches(self.config.residual, level.number, dtype, name="residual")(x)
-        return x, Enlarge(self.config, level, dtype, name="enlarge")(x)
+            x = ResidualBranches(self.config.residual, level.number, dtype, name="residual")(x, lengths)
+        return x, Enlarge(self.config, level, dtype, name="enlarge")(x, lengths)
 
 
 class Enlarge(nn.Module):
@@ -155,11 +159,13 @@ class Enlarge(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Signal) -> Signal:
+    def __call__(self, x: Signal, lengths: Lengths | None = None) -> Signal:
         """Enlarge the last axis but one."""
         level = self.level
-        x = TransposedConv(level.outputs, level.kernel, level.stride, self.dtype, name="conv")(x)
-        return norm(self.config, level, self.dtype, "norm2")(x)
+        x = TransposedConv(level.outputs, level.kernel, level.stride, self.dtype, name="conv")(zero_after(x, lengths))
+        if lengths is not None and x.ndim == 3:
+            lengths = jnp.where(lengths > 0, (lengths - 1) * level.stride + level.kernel, 0)
+        return norm(self.config, level, self.dtype, "norm2")(x, lengths)
 
 
 class BandedDecoder(nn.Module):
@@ -170,7 +176,9 @@ class BandedDecoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n g h"], skip: Float[Array, "b n g h"]) -> Float[Array, "b n f _"]:
+    def __call__(
+        self, x: Float[Array, "b n g h"], skip: Float[Array, "b n g h"], lengths: Lengths | None = None
+    ) -> Float[Array, "b n f _"]:
         """Enlarge each band, and add up where they overlap; the result is uncut."""
         level = self.level
         edges = [round(x.shape[2] * edge) for edge in (0.0, *level.bands, 1.0)]
@@ -178,7 +186,7 @@ class BandedDecoder(nn.Module):
         parts: list[Array] = []
         for number, (start, stop) in enumerate(pairwise(edges)):
             decoder = Decoder(self.config, level, self.dtype, name=f"band_{number}")
-            _, part = decoder(x[:, :, start:stop], skip[:, :, start:stop])
+            _, part = decoder(x[:, :, start:stop], skip[:, :, start:stop], lengths)
             if parts:
                 bias = decoder.variables["params"]["enlarge"]["conv"]["bias"]  # both have added theirs
                 shared = parts[-1][:, :, -overlap:] + part[:, :, :overlap] - bias.astype(self.dtype)
@@ -197,8 +205,8 @@ def encoding_conv(
     return StridedConv(level.features, level.kernel, level.stride, (before, after), dtype, name=name)
 
 
-def norm(config: HybridDemucsConfig, level: Level, dtype: DTypeLike, name: str) -> Callable[[Array], Array]:
+def norm(config: HybridDemucsConfig, level: Level, dtype: DTypeLike, name: str) -> Callable[..., Array]:
     """Return the group norm of that name, or the identity in the levels that have none."""
     if level.number < config.norm_from:
-        return lambda x: x
+        return lambda x, lengths: x
     return GroupNorm(config.norm_groups, dtype=dtype, name=name)

@@ -12,7 +12,7 @@ from jaxtyping import Inexact
 
 from jaxmss.models.convolution import convolve, convolve_depthwise
 from jaxmss.models.winograd import convolve_3x3
-from jaxmss.typing import Array, DTypeLike, Float
+from jaxmss.typing import Array, DTypeLike, Float, Int
 
 xavier_uniform = nn.initializers.xavier_uniform()
 
@@ -154,6 +154,14 @@ class Upsample(nn.Module):
 def average_pool(x: Float[Array, "b f n h"], bins: int, frames: int) -> Float[Array, "b F N h"]:
     """Average over windows of `bins` x `frames`."""
     return nn.avg_pool(x, (bins, frames), (bins, frames))
+
+
+def zero_after(x: Float[Array, "b t *_"], lengths: Int[Array, " b"] | None) -> Float[Array, "b t *_"]:
+    """Return `x` with zeros, whatever there was, after the first ``lengths`` positions of each example, if given."""
+    if lengths is None:
+        return x
+    existing = jnp.arange(x.shape[1]) < lengths[:, None]
+    return jnp.where(existing.reshape(*existing.shape, *[1] * (x.ndim - 2)), x, 0)
 
 
 def take_stems(

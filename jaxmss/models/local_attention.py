@@ -11,17 +11,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmss.models.demucs_convolutions import Projection, rescale, rescaled_uniform
-from jaxmss.typing import Array, DTypeLike, Float
+from jaxmss.typing import Array, DTypeLike, Float, Int
 
 HEADS = 4
 DECAYS = 4
+NEVER = -1e9  # logit of what does not exist: finite, for those that have nothing to attend to
 
 
 class LocalAttention(nn.Module):
     """Attention whose weights decay with the distance, as fast as each query wants, added to the input.
 
     Hybrid Demucs, section 3.2: of the logits of query `s` and key `t`, ``slope_s * |t - s|`` is taken off. No position
-    attends to itself.
+    attends to itself, nor to what comes after the first ``lengths`` where they are given.
 
     Attributes:
       dtype: of the products; logits and weights are float32.
@@ -30,7 +31,7 @@ class LocalAttention(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
+    def __call__(self, x: Float[Array, "b t h"], lengths: Int[Array, " b"] | None = None) -> Float[Array, "b t h"]:
         """Map each sequence to one of the same shape."""
         b, length, features = x.shape
         query, key, content = (
@@ -48,6 +49,9 @@ class LocalAttention(nn.Module):
         distance = jnp.abs(positions[:, None] - positions)
         logits = jnp.einsum("bsdh,btdh->bdst", query, key, precision=lax.Precision.HIGHEST).astype(jnp.float32)
         logits = logits / math.sqrt(features // HEADS) - slope.swapaxes(1, 2)[..., None] * distance
-        weights = jax.nn.softmax(jnp.where(distance == 0, -100.0, logits), axis=-1).astype(self.dtype)
+        logits = jnp.where(distance == 0, -100.0, logits)
+        if lengths is not None:
+            logits = jnp.where((positions < lengths[:, None])[:, None, None], logits, NEVER)
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         result = jnp.einsum("bdst,btdh->bsdh", weights, content, precision=lax.Precision.HIGHEST)
         return x + Projection(features, self.dtype, name="projection")(result.reshape(b, length, features))

@@ -10,16 +10,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmss.models.demucs_convolutions import Initializer, torch_uniform
-from jaxmss.typing import Array, DTypeLike, Float
+from jaxmss.models.layers import zero_after
+from jaxmss.typing import Array, DTypeLike, Float, Int
 
 LAYERS = 2
 LONGEST = 200  # steps of a sequence that is not cut into pieces, and of each piece
+
+SHUT = -1e9  # what drives a gate that lets nothing through
 
 
 class LSTM(nn.Module):
     """Two bidirectional layers, a projection to the features of the input, and the input.
 
     A sequence of more than 200 steps is cut into pieces of that length, half overlapping; of each the middle is kept.
+    Sequence `b` ends after ``lengths[b]`` steps, where they are given.
 
     Attributes:
       dtype: of the computation; parameters are float32.
@@ -28,16 +32,21 @@ class LSTM(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
+    def __call__(self, x: Float[Array, "b t h"], lengths: Int[Array, " b"] | None = None) -> Float[Array, "b t h"]:
         """Map each sequence to one of the same shape."""
         b, length, features = x.shape
-        y = _pieces(x) if length > LONGEST else x
+        y = zero_after(x, lengths)
+        steps = lengths
+        if length > LONGEST:
+            y = _pieces(y)
+            if lengths is not None:  # a short sequence is a piece that ends with it; the last of a long one is whole
+                steps = jnp.repeat(jnp.where(lengths > LONGEST, LONGEST, lengths), len(y) // b)
         for layer in range(LAYERS):
-            y = _BothWays(self.dtype, name=f"layer_{layer}")(y, features)
+            y = _BothWays(self.dtype, name=f"layer_{layer}")(y, features, steps)
         kernel = self.param("kernel", torch_uniform(2 * features), (2 * features, features)).astype(self.dtype)
         bias = self.param("bias", torch_uniform(2 * features), (features,)).astype(self.dtype)
         y = jnp.matmul(y, kernel, precision=lax.Precision.HIGHEST) + bias
-        return x + (_joined(y, b)[:, :length] if length > LONGEST else y)
+        return x + (_joined(y, b, lengths)[:, :length] if length > LONGEST else y)
 
 
 class _BothWays(nn.Module):
@@ -46,12 +55,16 @@ class _BothWays(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t i"], features: int) -> Float[Array, "b t hh"]:
+    def __call__(
+        self, x: Float[Array, "b t i"], features: int, steps: Int[Array, " b"] | None
+    ) -> Float[Array, "b t hh"]:
         uniform = torch_uniform(features)
         inputs = self.param("inputs", uniform, (2, x.shape[-1], 4 * features)).astype(self.dtype)
         recurrent = self.param("recurrent", uniform, (2, features, 4 * features)).astype(self.dtype)
         bias = self.param("bias", _two_biases(features), (2, 4 * features)).astype(self.dtype)
         ahead, back = (jnp.matmul(x, inputs[way], precision=lax.Precision.HIGHEST) + bias[way] for way in range(2))
+        if steps is not None:  # backwards all gates are shut until the sequence begins, with its last step
+            back = jnp.where((jnp.arange(x.shape[1]) < steps[:, None])[..., None], back, SHUT)
         # both directions take each step together, one of them through the sequence turned round
         driven = jnp.stack([ahead, back[:, ::-1]]).transpose(2, 0, 1, 3)  # t w b 4h
 
@@ -78,10 +91,16 @@ def _pieces(x: Float[Array, "b t h"]) -> Float[Array, "_ u h"]:
     return jnp.concatenate([halves[:, :-1], halves[:, 1:]], axis=2).reshape(b * count, LONGEST, features)
 
 
-def _joined(pieces: Float[Array, "_ u h"], b: int) -> Float[Array, "b t h"]:
+def _joined(pieces: Float[Array, "_ u h"], b: int, lengths: Int[Array, " b"] | None) -> Float[Array, "b t h"]:
     """Undo `_pieces`: of each piece the middle half, of the first all before it and of the last all after it too."""
     pieces = pieces.reshape(b, -1, *pieces.shape[1:])
     edge = LONGEST // 4
+    if lengths is not None:  # where sequences end earlier, what follows the last middle is of their own last piece
+        last = jnp.where(lengths > LONGEST, -(-lengths // (LONGEST // 2)) - 1, 0)
+        following = (jnp.arange(pieces.shape[1]) == last[:, None] + 1)[..., None, None]
+        ends = jnp.roll(pieces[:, :, -edge:], 1, axis=1)
+        middles = jnp.where(following, ends, pieces[:, :, edge : 2 * edge])
+        pieces = pieces.at[:, :, edge : 2 * edge].set(middles)
     middle = pieces[:, :, edge:-edge].reshape(b, -1, pieces.shape[-1])
     return jnp.concatenate([pieces[:, 0, :edge], middle, pieces[:, -1, -edge:]], axis=1)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from demucs.apply import apply_model
 from demucs.demucs import Demucs
 from demucs.hdemucs import HDemucs
 from demucs.htdemucs import HTDemucs
@@ -19,6 +20,7 @@ from golden_weights import wave
 from jaxmss import models
 from jaxmss.checkpoints.demucs_names import from_demucs_state
 from jaxmss.demucs_config import STEMS, DemucsConfig, HybridDemucsConfig, ResidualBranch, Transformer
+from jaxmss.separator import Separator, separate
 
 # of levels along frequency a small window has few: the LSTMs and the attention come early
 BRANCHES = ResidualBranch(lstm_from=2, attention_from=2, scale=1e-3)
@@ -143,6 +145,43 @@ def check_output(kind, arguments, config, samples, batch, compile=compiled):
         expected = theirs(torch.from_numpy(mixture)).numpy()
     estimate = compile(models.build(config).apply)(variables, mixture)
     assert estimate.shape == expected.shape == (batch, len(config.sources), 2, samples)
+    assert relative_error(estimate, expected) <= 2e-5
+
+
+@pytest.mark.parametrize(("kind", "arguments", "config", "samples"), SMALL_CASES.values(), ids=SMALL_CASES)
+def test_an_example_that_ends_earlier_is_as_if_it_were_alone(kind, arguments, config, samples):
+    theirs, variables = pair(kind, arguments, config)
+    lengths = np.array([samples, samples * 3 // 5, min(samples, 700), 2])
+    mixture = wave(1, (4, 2, samples + 6_000))  # whatever follows the end
+    stems = compiled(models.build(config).apply)(variables, mixture, lengths)
+    for mix, length, estimate in zip(mixture, lengths, np.asarray(stems), strict=True):
+        with torch.inference_mode():
+            expected = theirs(torch.from_numpy(mix[None, :, :length])).numpy()
+        assert relative_error(estimate[..., :length], expected[0]) <= 2e-5
+        assert not estimate[..., length:].any()
+
+
+@pytest.mark.parametrize("samples", [2_345, 30_000])
+@pytest.mark.parametrize(
+    ("kind", "arguments", "config"),
+    [
+        (
+            Demucs,
+            {"channels": 4, "depth": 4, "dconv_lstm": 2, "dconv_attn": 2, "segment": Fraction(3, 10)},
+            DemucsConfig(width=4, depth=4, segment=0.3, residual=replace(BRANCHES, scale=1e-4)),
+        ),
+        (HDemucs, {**SMALL_ARGUMENTS, "segment": Fraction(3, 10)}, replace(SMALL, segment=0.3)),
+        (HTDemucs, SMALL_HT_ARGUMENTS, SMALL_HT),
+    ],
+    ids=["time", "hybrid", "transformer"],
+)
+def test_tracks_equal_the_package_to_their_ends(kind, arguments, config, samples):
+    theirs, variables = pair(kind, arguments, config)
+    track = wave(5, (2, samples)) + np.float32(0.05)
+    mean, deviation = track.mean(0).mean(), track.mean(0).std(ddof=1) + 1e-8  # as its command line has it
+    normal = torch.from_numpy((track - mean) / deviation)[None]
+    expected = apply_model(theirs, normal, shifts=0, split=True, overlap=0.25)[0].numpy() * deviation + mean
+    estimate = separate(Separator(config, variables), track)
     assert relative_error(estimate, expected) <= 2e-5
 
 
