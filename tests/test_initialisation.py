@@ -40,7 +40,7 @@ def fresh(arch: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of our network by its published name, layers that are scanned over one by one."""
     config = replace(models.architecture(arch), **NETWORKS[arch])
     tensors = {}
-    for path, leaf in flatten_dict(initialiser(config)(jax.random.key(seed))).items():
+    for path, leaf in flatten_dict(initialiser(config)(jax.random.key(seed, impl="rbg"))).items():
         layers = leaf if "rest" in path else [leaf]
         tensors |= zip(torch_names(path, leaf.shape, config), map(np.asarray, layers), strict=True)
     return tensors

@@ -12,11 +12,14 @@ from jaxmss.errors import InputError
 from jaxmss.stft import istft, stft
 
 SETTINGS = [(512, 110), (2048, 441)]
+LONGEST = 1500  # samples
+quick_stft = jax.jit(stft, static_argnames=("n_fft", "hop", "pad_mode"))
+quick_istft = jax.jit(istft, static_argnames=("n_fft", "hop", "length"))
 
 
-def exact_stft(audio: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
+def exact_stft(audio: np.ndarray, n_fft: int, hop: int, pad_mode: str = "reflect") -> np.ndarray:
     """The definition, in float64."""
-    padded = np.pad(audio.astype(np.float64), n_fft // 2, mode="reflect")
+    padded = np.pad(audio.astype(np.float64), n_fft // 2, mode=pad_mode)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     return np.stack([np.fft.rfft(padded[i * hop :][:n_fft] * window) for i in range(len(audio) // hop + 1)])
 
@@ -55,23 +58,24 @@ def test_inverse_reproduces_the_published_one(n_fft, hop):
 )
 def test_round_trip_restores_every_sample(t, leading, mode):
     audio = wave(t, (*leading, t))
-    spectra = stft(audio, 512, 110, pad_mode=mode)
+    spectra = quick_stft(audio, 512, 110, pad_mode=mode)
     assert spectra.shape == (*leading, t // 110 + 1, 257)
-    np.testing.assert_allclose(istft(spectra, 512, 110, t), audio, atol=1e-6)
+    np.testing.assert_allclose(quick_istft(spectra, 512, 110, t), audio, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=10)
-@given(length=st.integers(1, 1500), extra=st.integers(0, 700), mode=st.sampled_from(["reflect", "constant"]))
-def test_a_length_makes_what_follows_it_absent(length, extra, mode):
+@settings(deadline=None, max_examples=30)
+@given(length=st.integers(1, LONGEST), mode=st.sampled_from(["reflect", "constant"]))
+def test_a_length_makes_what_follows_it_absent(length, mode):
     audio = wave(length, (2, length))
-    longer = np.concatenate([audio, np.full((2, extra), np.nan, np.float32)], axis=1)
+    longer = np.full((2, LONGEST), np.nan, np.float32)
+    longer[:, :length] = audio
     lengths = jnp.array([length, length])
-    alone = stft(audio, 512, 110, pad_mode=mode)
-    spectra = stft(longer, 512, 110, lengths=lengths, pad_mode=mode)
-    frames = alone.shape[1]
+    alone = [exact_stft(channel, 512, 110, mode) for channel in audio]
+    spectra = quick_stft(longer, 512, 110, lengths=lengths, pad_mode=mode)
+    frames = len(alone[0])
     np.testing.assert_allclose(spectra[:, :frames], alone, atol=1e-5)
     assert not np.any(spectra[:, frames:])
-    inverse = istft(spectra, 512, 110, length + extra, lengths=lengths)
+    inverse = quick_istft(spectra, 512, 110, LONGEST, lengths=lengths)
     np.testing.assert_allclose(inverse[:, :length], audio, atol=1e-5)
     assert not np.any(inverse[:, length:])
 

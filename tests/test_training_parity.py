@@ -209,7 +209,7 @@ def test_norm_and_its_statistics_follow_pytorch_over_batches(shape, momentum):
 
 
 def test_200_steps_of_a_small_network_stay_beside_the_twins(tmp_path):
-    fields = {"widths": (4, 4, 6, 6, 8, 8), "bottleneck_levels": 1, "n_fft": 256, "hop": 55}
+    fields = {"widths": (4, 4, 6, 6), "bottleneck_levels": 1, "n_fft": 256, "hop": 55}
     model = replace(models.architecture("cws-small"), **fields)
     config = recipe(model, batch=4, seconds=0.2, warmup=10, period=100)
     data = replace(config.data, root=str(synth.write(tmp_path, songs=2, seconds=6.0, processes=1)), parts=Data().parts)

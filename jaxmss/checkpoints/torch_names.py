@@ -78,9 +78,13 @@ def _modules(level: str, inner: list[str], config: ResUNetConfig) -> list[str]:
     if kind == "encoder":
         return [f"encoder_block{number}.conv_block{'' if mobilenet else i}" for i in blocks]
     if kind == "bottleneck":
+        first = len(config.widths) + 1
         if mobilenet:
-            return ["conv_block7"]
-        stages = [f"conv_block{7 + i}" if cws else f"conv_block7{'abcd'[i]}" for i in range(config.bottleneck_levels)]
+            return [f"conv_block{first}"]
+        stages = [
+            f"conv_block{first + i}" if cws else f"conv_block{first}{'abcd'[i]}"
+            for i in range(config.bottleneck_levels)
+        ]
         return [f"{stage}.conv_block{i}" for stage in stages for i in blocks]
     if kind == "decoder":
         stage = f"decoder_block{number}"

@@ -45,6 +45,10 @@ class MadeUpTrack(Track):
         cut[MIXTURE] = np.add.reduce(list(cut.values()))
         return {stem: cut[stem] for stem in stems}, next(iter(recordings.values()))[1]
 
+    def inputs(self) -> list[Path]:
+        """Return the recordings."""
+        return list(self.files.values())
+
 
 def recordings(folder: Path, stems: Sequence[str]) -> dict[str, list[Path]]:
     """Return the WAV files of ``<folder>/<stem>`` by stem, sorted by name. Raises `InputError` where there are none."""

@@ -131,6 +131,10 @@ class PreparedTrack(Track):
         """Return the names of the stems that are stored, without the mixture."""
         return tuple(stem for stem in self.stored if stem != MIXTURE)
 
+    def inputs(self) -> list[Path]:
+        """Return the files of the whole data set, if it is on this machine."""
+        return sorted(Path(str(directory(self.root))).glob("*"))
+
     def _parts_in(self, clips: Mapping[str, Clip], stem: str) -> tuple[str, ...]:
         """Return what is added up to a stem."""
         if stem in clips:

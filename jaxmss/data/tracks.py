@@ -56,6 +56,10 @@ class Track:
         parts, rate = self._read_parts(needed)
         return {stem: _sum([parts[part] for part in self._parts(stem)]) for stem in stems}, rate
 
+    def inputs(self) -> list[Path]:
+        """Return the files that the track is read from."""
+        return [self.path] if self.path.is_file() else sorted(self.path.glob("[!.]*.wav"))
+
     def _parts(self, stem: str) -> tuple[str, ...]:
         """Return what is read and added up to a stem."""
         if stem == MIXTURE and not self.mixed:

@@ -166,7 +166,7 @@ def _excerpt(output: Path, track: str, worst: Worst) -> str:
     minutes, seconds = divmod(worst.frame, 60)
     heading = f"Worst of {track}: {worst.stem} from {minutes}:{seconds:02}, SDR {minus(f'{worst.sdr:.2f}')} dB"
     if (excerpt := read_excerpt(output, track)) is None:
-        return section(heading, ["<p>An earlier run over more tracks did not keep this excerpt.</p>"])
+        return section(heading, ["<p>Its audio was not kept when the track was scored, as others were worse then.</p>"])
     parts = {"Mixture": excerpt.mixture, "Estimate": excerpt.estimate, "Reference": excerpt.reference}
     figures = [figure(Clip(heading, title, waveform), excerpt.sample_rate) for title, waveform in parts.items()]
     return section(heading, figures)

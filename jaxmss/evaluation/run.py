@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -14,7 +15,7 @@ from jaxmss.data.tracks import Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.aggregation import median_over_frames
 from jaxmss.evaluation.excerpts import drop_others
-from jaxmss.evaluation.scoring import Job, drop, prepared, score, stored, written_at
+from jaxmss.evaluation.scoring import Job, drop, prepared, score, stored, stored_inputs
 from jaxmss.evaluation.systems import System
 from jaxmss.evaluation.track_file import TrackResult, read_json, write_json
 from jaxmss.workers import single_threaded, worker_pool
@@ -35,7 +36,7 @@ def evaluate(
     """Separate and score `tracks`; return what came of each, in their order.
 
     Separation of one track overlaps the scoring of earlier ones in `workers` processes. Tracks that an earlier run has
-    done are not repeated, unless files that they were made from have changed since; one that fails is noted and does
+    done are not repeated, unless files that they were made from are others now; one that fails is noted and does
     not stop the others. `tell` gets a line for each.
 
     Raises `InputError` if the output holds the results of another evaluation, `AudioError` if it cannot be written.
@@ -77,13 +78,19 @@ def collect(job: Job, tracks: Sequence[Track], failed: Mapping[str, str]) -> Out
 
 
 def _still_valid(system: System, track: Track, output: Path) -> TrackResult | str | None:
-    """Return what an earlier run made of a track, or None, where a file that it came from is newer: that is dropped."""
-    earlier, written = stored(output, track.name), written_at(output, track.name)
-    sources = [track.path, *track.path.glob("*.wav"), *system.files(track)]
-    if earlier is None or all(file.stat().st_mtime_ns <= written for file in sources if file.is_file()):
+    """Return what an earlier run made of a track, or None; what came of other files than there are now is dropped."""
+    earlier = stored(output, track.name)
+    if earlier is None or stored_inputs(output, track.name) == _inputs(system, track):
         return earlier
     drop(output, track.name)
     return None
+
+
+def _inputs(system: System, track: Track) -> str:
+    """Return a digest of the files that a track's scores come from: their names, sizes and times."""
+    files = [file for file in (*track.inputs(), *system.files(track)) if file.is_file()]
+    told = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]
+    return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
 
 def _run(
@@ -93,6 +100,7 @@ def _run(
     running: dict[Future, Track] = {}
     with _Pool(workers) as pool:
         for track in tracks:
+            inputs = _inputs(system, track)
             try:
                 estimates = system.estimate(track)
             except Exception as error:  # whatever it is, the other tracks are worth their scores
@@ -100,7 +108,7 @@ def _run(
                 continue
             # one more than there are processes may wait: more would only fill memory with estimates
             yield from _finished(running, timeout=None if len(running) > workers else 0.0)
-            running[pool.submit(score, job, track, estimates)] = track
+            running[pool.submit(score, job, track, estimates, inputs)] = track
         while running:
             yield from _finished(running, timeout=None)
 

@@ -58,7 +58,7 @@ def score_track(
     Raises `SilentStemError` for a stem that is silent throughout, `InputError` for anything else that cannot be scored.
     """
     frame = _check_request(sample_rate, measures, engine)
-    _check_stems(references, estimates, frame)
+    check_stems(references, estimates, frame)
     run = _score_with_museval if engine == "museval" else _score_together
     scores: TrackScores = {}
     for stems in _groups(references):
@@ -212,7 +212,8 @@ def _check_pair(reference: np.ndarray, estimate: np.ndarray) -> None:
         )
 
 
-def _check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray], frame: int) -> None:
+def check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray], frame: int) -> None:
+    """Raise what `score_track` raises for stems that it cannot score in frames of so many samples."""
     if not references:
         raise InputError("no reference stems to score against: give at least one")
     for stem in references:

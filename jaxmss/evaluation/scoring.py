@@ -14,7 +14,15 @@ from jaxmss.audio.aside import reporting
 from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.excerpts import find_worst, write_excerpt
-from jaxmss.evaluation.scores import SilentEstimateError, SilentStemError, fit_length, score_track, si_sdr, track_sdr
+from jaxmss.evaluation.scores import (
+    SilentEstimateError,
+    SilentStemError,
+    check_stems,
+    fit_length,
+    score_track,
+    si_sdr,
+    track_sdr,
+)
 from jaxmss.evaluation.systems import Estimates
 from jaxmss.evaluation.track_file import TrackResult, read_json, read_track, write_json, write_track
 
@@ -38,11 +46,12 @@ class Job:
     data: str = ""
 
 
-def score(job: Job, track: Track, estimates: Estimates) -> None:
+def score(job: Job, track: Track, estimates: Estimates, inputs: str = "") -> None:
     """Score the estimates of a track and write its files under the output: its scores last, so that they mean `done`.
 
-    Raises `InputError` for what cannot be scored, silent estimates among them. A track with a silent reference is noted
-    as excluded, as BSS Eval cannot score it.
+    `inputs` tells the files that all came from, for a later run to know them again. Raises `InputError` for what cannot
+    be scored, silent estimates among them. A track with a silent reference is noted as excluded, as BSS Eval cannot
+    score it.
     """
     start = time.perf_counter()
     stems = dict(estimates.stems)
@@ -58,20 +67,21 @@ def score(job: Job, track: Track, estimates: Estimates) -> None:
     if job.fit_length:
         fitted = [_fitted(stem, waveform.shape[1] - mixture.shape[1]) for stem, waveform in stems.items()]
         stems = {stem: fit_length(waveform, mixture.shape[1]) for stem, waveform in stems.items()}
-    stems = with_rest(stems, mixture)
     try:
+        check_stems({stem: references[stem] for stem in stems}, stems, rate)
+        stems = with_rest(stems, mixture)
         scores = score_track(references, stems, rate, engine=job.engine)
     except SilentEstimateError:
         raise
     except SilentStemError as error:
-        write_json(prepared(excluded_path(job.output, track.name)), {"reason": str(error)})
+        write_json(prepared(excluded_path(job.output, track.name)), {"reason": str(error), "inputs": inputs})
         return
     whole = {s: {"SDR": track_sdr(references[s], stems[s]), "SI-SDR": si_sdr(references[s], stems[s])} for s in stems}
     if (worst := find_worst(scores)) is not None:
         write_excerpt(job.output, track.name, worst, mixture, stems, references, rate)
     times = estimates.separation, time.perf_counter() - start
     told = tuple(line for line in fitted if line)
-    result = TrackResult(scores, whole, mixture.shape[1] / rate, *times, fitted=told)
+    result = TrackResult(scores, whole, mixture.shape[1] / rate, *times, told, inputs)
     write_track(prepared(scores_path(job.output, track.name)), result)
 
 
@@ -90,7 +100,7 @@ def with_rest(
     BSS Eval needs more than one stem for SIR and SAR; SDR and ISR of a stem do not depend on the others.
     """
     [stem, *others] = estimates
-    if others or stem not in _REST or estimates[stem].shape != mixture.shape:  # scoring refuses other shapes
+    if others or stem not in _REST:
         return dict(estimates)
     return {stem: estimates[stem], _REST[stem]: mixture - estimates[stem]}
 
@@ -104,10 +114,11 @@ def stored(output: Path, track: str) -> TrackResult | str | None:
     return None
 
 
-def written_at(output: Path, track: str) -> int:
-    """Return when that was written, in nanoseconds since 1970, or 0 if it was not."""
-    files = [path for path in (scores_path(output, track), excluded_path(output, track)) if path.exists()]
-    return files[0].stat().st_mtime_ns if files else 0
+def stored_inputs(output: Path, track: str) -> str:
+    """Return the `inputs` that were noted with it, or nothing."""
+    if (path := scores_path(output, track)).exists():
+        return read_track(path).inputs
+    return str(read_json(path).get("inputs", "")) if (path := excluded_path(output, track)).exists() else ""
 
 
 def drop(output: Path, track: str) -> None:

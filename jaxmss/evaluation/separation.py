@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
+import numpy as np
 
 from jaxmss.audio.resampling import resample
+from jaxmss.cascade import Cascade
 from jaxmss.composed import ComposedSeparator
 from jaxmss.config import to_json
 from jaxmss.data.tracks import MIXTURE, Track
@@ -16,7 +20,7 @@ from jaxmss.errors import InputError
 from jaxmss.evaluation.systems import Estimates, System
 from jaxmss.loading import load, resolve
 from jaxmss.options import Options
-from jaxmss.separator import Model, separate
+from jaxmss.separator import Model, Separator, separate
 
 
 def model_system(checkpoint: str, options: Options, dtype: str, known: Sequence[str]) -> System:
@@ -34,14 +38,24 @@ def model_system(checkpoint: str, options: Options, dtype: str, known: Sequence[
         raise InputError(
             f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(known)}"
         )
-    model.plan(model.sources, options)  # refuses what does not fit, before any work
-    identity = {"checkpoint": exact, "options": vars(options), "dtype": dtype}
+    weights = _digest(model.plan(model.sources, options))  # which refuses what does not fit, before any work
+    identity = {"checkpoint": exact, "weights": weights, "options": vars(options), "dtype": dtype}
     if isinstance(model, ComposedSeparator):
         identity["system"] = to_json(model.system)
     device = jax.local_devices()[0].device_kind
     return System(
         Path(exact).name.removesuffix(".json"), identity, lambda track: _separate(model, options, track), device
     )
+
+
+def _digest(cascades: Iterable[Cascade]) -> str:
+    """Return a digest of the weights of all networks: a checkpoint may be replaced by another of its name."""
+    digest = hashlib.blake2b(digest_size=16)
+    for network in (cast(Separator, stage.network) for cascade in cascades for stage in cascade.stages):
+        for path, leaf in jax.tree.leaves_with_path(network.variables):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
 
 
 def _separate(model: Model, options: Options, track: Track) -> Estimates:

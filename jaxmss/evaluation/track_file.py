@@ -33,6 +33,7 @@ class TrackResult:
       separation: seconds that it took to separate, or None if the estimates were given.
       scoring: seconds that it took to score.
       fitted: which estimates were cut or padded to the track's length, and by how much.
+      inputs: a digest of the names, sizes and times of the files that it was measured on.
     """
 
     scores: TrackScores
@@ -41,6 +42,7 @@ class TrackResult:
     separation: float | None
     scoring: float
     fitted: tuple[str, ...] = ()
+    inputs: str = ""
 
 
 def write_track(path: Path, result: TrackResult) -> None:
@@ -65,6 +67,7 @@ def write_track(path: Path, result: TrackResult) -> None:
         "separation_seconds": result.separation,
         "scoring_seconds": result.scoring,
         "fitted": result.fitted,
+        "inputs": result.inputs,
     }
     write_json(path, {"targets": targets, "museval_version": _MUSEVAL, "jaxmss": extra})
 
@@ -82,7 +85,9 @@ def read_track(path: Path) -> TrackResult:
             for target in stored["targets"]
         }
         times = extra["separation_seconds"], extra["scoring_seconds"]
-        return TrackResult(scores, extra["whole"], extra["seconds"], *times, tuple(extra.get("fitted", ())))
+        return TrackResult(
+            scores, extra["whole"], extra["seconds"], *times, tuple(extra.get("fitted", ())), extra.get("inputs", "")
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{str(path)!r} holds no scores of this program ({error!r}); remove it") from error
 

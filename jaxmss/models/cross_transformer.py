@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxmss.demucs_config import Transformer
 from jaxmss.models.demucs_convolutions import Projection, torch_attention_uniform, torch_uniform
-from jaxmss.models.demucs_layers import GroupNorm, Lengths
+from jaxmss.models.demucs_layers import GroupNorm, Lengths, gelu
 from jaxmss.models.local_attention import NEVER
 from jaxmss.typing import Array, DTypeLike, Float
 
@@ -100,7 +100,7 @@ class Layer(nn.Module):
 
         hidden = int(features * self.config.hidden_scale)
         y = _linear(hidden, self.dtype, "linear1")(_layer_norm("norm2")(x).astype(self.dtype))
-        y = _linear(features, self.dtype, "linear2")(drop(jax.nn.gelu(y, approximate=False)))
+        y = _linear(features, self.dtype, "linear2")(drop(gelu(y)))
         x = x + self._scaled("scale2", drop(y))
         return GroupNorm(dtype=self.dtype, name="norm_out")(x, lengths)
 

@@ -99,8 +99,9 @@ class StridedConv(nn.Module):
         blocks = x.shape[-2] // self.stride
         x = x[..., : blocks * self.stride, :].reshape(*x.shape[:-2], blocks, -1)
         outputs = blocks - reach + 1
-        x = jnp.concatenate([x[..., r : r + outputs, :] for r in range(reach)], axis=-1)
-        return product(x, kernel.reshape(-1, self.features)) + bias
+        # all blocks by each part of the kernel, and shifted sums: shifting the blocks themselves would copy them
+        pieces = [product(x, part) for part in kernel.reshape(reach, -1, self.features)]
+        return functools.reduce(jnp.add, [piece[..., r : r + outputs, :] for r, piece in enumerate(pieces)]) + bias
 
 
 class TransposedConv(nn.Module):

@@ -8,6 +8,7 @@ of them what they would make of an input that ends there; what they make of the 
 from __future__ import annotations
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -47,8 +48,11 @@ class GroupNorm(nn.Module):
         axes = (1, -1) if self.by_frequency else (*range(1, grouped.ndim - 2), -1)
         mean = _mean(grouped, axes, lengths)
         var = _mean(jnp.square(grouped - mean), axes, lengths)
-        normal = ((grouped - mean) * lax.rsqrt(var + 1e-5)).reshape(x.shape)
-        return (normal * scale + bias).astype(self.dtype)
+        # one product and one sum, as PyTorch has it: what is left of the mean need not be stored for all positions
+        each = (self.groups, features // self.groups)
+        gain = lax.rsqrt(var + 1e-5) * scale.reshape(each)
+        normal = grouped * gain + (bias.reshape(each) - mean * gain)
+        return normal.reshape(x.shape).astype(self.dtype)
 
 
 class ResidualBranches(nn.Module):
@@ -109,8 +113,12 @@ def glu(x: Float[Array, "*b hh"]) -> Float[Array, "*b h"]:
 
 
 def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """Return ``x`` times the normal distribution function of ``x``."""
-    return jax.nn.gelu(x, approximate=False)
+    """Return ``x`` times the normal distribution function of ``x``.
+
+    By way of erf, as PyTorch computes it: `jax.nn.gelu` takes erfc, which is exact further down its tail, where it adds
+    nothing to a signal, and three times as slow.
+    """
+    return x * (0.5 + 0.5 * lax.erf(x * math.sqrt(0.5)))
 
 
 def normalized(

@@ -190,17 +190,17 @@ def spectrogram(
         ends = -(-lengths // hop) * hop - lengths
         mirrored = functools.partial(_mirrored_earlier, before=margin, total=frames * hop + 2 * margin)
         padded = jax.vmap(mirrored)(audio, lengths, margin + ends)
-    spectra = stft(padded, config.n_fft, hop, pad_mode="constant")
-    return spectra[..., 2 : 2 + frames, :-1] / math.sqrt(config.n_fft)  # the others hold nothing but padding
+    spectra = stft(padded / math.sqrt(config.n_fft), config.n_fft, hop, pad_mode="constant")
+    return spectra[..., 2 : 2 + frames, :-1]  # the others hold nothing but padding
 
 
 def waveform(spectra: Complex[Array, "*b n f"], length: int, config: HybridDemucsConfig) -> Float[Array, "*b t"]:
     """Invert `spectrogram`; with the old padding the audio comes 3/8 of a window late, as its networks have learned."""
     frames = spectra.shape[-2]
-    spectra = jnp.pad(spectra, [(0, 0)] * (spectra.ndim - 2) + [(2, 2), (0, 1)]) * math.sqrt(config.n_fft)
+    spectra = jnp.pad(spectra, [(0, 0)] * (spectra.ndim - 2) + [(2, 2), (0, 1)])
     margin = 0 if config.old_padding else config.hop // 2 * 3
     audio = istft(spectra, config.n_fft, config.hop, frames * config.hop + 2 * margin)
-    return audio[..., margin : margin + length]
+    return audio[..., margin : margin + length] * math.sqrt(config.n_fft)
 
 
 def _mirrored(audio: Float[Array, "b c t"], before: int, after: int) -> Float[Array, "b c u"]:

@@ -85,6 +85,20 @@ def test_a_track_whose_files_have_changed_is_scored_again(root, changed, capsys)
     np.testing.assert_equal(frames(root / "out" / "tracks" / "C.json"), before["C"])
 
 
+def test_estimates_replaced_by_older_ones_are_scored_again(root, capsys):
+    shutil.copytree(root / "estimates", root / "older")
+    for track in "ABC":
+        change(root / "older" / track / "vocals.wav", lambda x: x + 0.1 * wave(9, x.shape))
+        os.utime(root / "older" / track / "vocals.wav", (0, 0))
+    assert run_on_estimates(root) == 0
+    before = frames(root / "out" / "tracks" / "A.json")["vocals"]["SDR"]
+    shutil.rmtree(root / "estimates")
+    (root / "older").rename(root / "estimates")
+    assert run_on_estimates(root) == 0
+    assert "done before" not in capsys.readouterr().out
+    assert (frames(root / "out" / "tracks" / "A.json")["vocals"]["SDR"] != before).all()
+
+
 class Deadly(np.ndarray):
     """Estimates that kill the process that unpacks them, as the kernel does when memory is short."""
 
@@ -152,4 +166,4 @@ def test_a_run_over_fewer_tracks_reports_what_is_kept_of_them(root):
     assert len(kept) == 5
     [dropped, _] = sorted(set("ABCDEFG") - kept)
     assert run_on_estimates(root, "--tracks", dropped) == 0
-    assert "did not keep this excerpt" in (root / "out" / "report.html").read_text()
+    assert "was not kept when the track was scored" in (root / "out" / "report.html").read_text()

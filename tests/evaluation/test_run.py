@@ -208,6 +208,16 @@ def test_lengths_are_made_equal_on_request_alone(root):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=0.6e-5)
 
 
+def test_a_stem_alone_of_another_length_is_refused_as_such(root, capsys):
+    for stem in set(MADE) - {"vocals"}:
+        for track in "ABC":
+            (root / "estimates" / track / f"{stem}.wav").unlink()
+    change(root / "estimates" / "A" / "vocals.wav", lambda x: x[:-7])
+    assert run_on_estimates(root, "--limit", 1) == 1
+    assert "make them equal (fit_length cuts or pads as museval does)" in capsys.readouterr().out
+    assert run_on_estimates(root, "--limit", 1, "--fit-length", "--output", root / "fitted") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -243,6 +253,18 @@ def test_a_checkpoint_of_stems_that_the_data_lacks_is_refused(root, capsys):
     store.save(root / "guitar", config, drawn(config, 0))
     assert run("--ckpt", root / "guitar", "--data.root", root / "data", "--output", root / "out") == 2
     assert "separates guitar, which the data lacks" in capsys.readouterr().err
+
+
+def test_scores_of_weights_that_were_replaced_are_not_taken_for_those_of_others(root, capsys):
+    config = SpleeterConfig(**{**vars(SMALL), "sources": ("vocals",)})
+    arguments = ("--ckpt", root / "mine", "--data.root", root / "data", "--output", root / "out", "--limit", 1)
+    for seed, status in ((0, 0), (0, 0), (1, 2)):
+        shutil.rmtree(root / "mine", ignore_errors=True)
+        store.save(root / "mine", config, drawn(config, seed))
+        assert run(*arguments) == status
+    printed = capsys.readouterr()
+    assert "1 of 1 tracks were done before" in printed.out
+    assert "holds results of another evaluation (weights " in printed.err
 
 
 def test_checkpoints_of_a_training_run_are_told_apart_by_their_steps(tmp_path):

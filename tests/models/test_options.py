@@ -14,7 +14,7 @@ from golden_weights import wave
 from jaxmss import models
 from jaxmss.errors import InputError
 
-WIDTHS = (4, 6, 8, 8, 10, 10)
+WIDTHS = (4, 6, 8)  # of few levels, which compile sooner
 
 
 def small(arch: str, **fields):
