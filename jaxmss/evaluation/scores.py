@@ -5,12 +5,13 @@ stem's score `nan` in a frame where the reference or the estimate of *any* stem 
 at every sample). Perfect estimates score `inf`, where museval reports the rounding of its own filters, some 300 dB.
 
 Where the equations for the filters are singular, for a mono stem or one that is the sum of others, museval's filters
-are arbitrary; here a dependent channel gets no filter, and the others explain its share (see `bss_eval.DEPENDENT`).
-The scores agree all the same. Where the equations are nearly singular, as for stems decoded from AAC to float32, with
-next to nothing above 16 kHz, rounding moves SIR and SAR of single frames: on such a recording of four stems museval's
-changed by 0.006 dB with the order of the stems (1.3 dB for estimates with errors 100 dB down), ours by 0.004 dB (0.007
-dB), and the two lay 0.02 dB (1.3 dB) apart. 16-bit stems have no such trouble. A stem that is another one delayed is
-explained by either: how much by which is chance in both engines.
+are arbitrary; here a dependent channel gets no filter, and the others explain its share (see `bss_eval.DEPENDENT`). The
+scores agree all the same, unless all that a stem holds of a frame is shorter than the filters. Where the equations are
+nearly singular, as for stems decoded from AAC to float32, with next to nothing above 16 kHz, rounding moves SIR and SAR
+of single frames: on such a recording of four stems museval's changed by 0.006 dB with the order of the stems (1.3 dB
+for estimates with errors 100 dB down), ours by 0.004 dB (0.007 dB), and the two lay 0.02 dB (1.3 dB) apart. 16-bit
+stems have no such trouble. A stem that is another one delayed is explained by either: how much by which is chance in
+both engines.
 """
 
 from __future__ import annotations
