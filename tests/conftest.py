@@ -10,9 +10,8 @@ import tempfile
 
 from jaxtyping import install_import_hook
 
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share one
-    os.environ["JAXMSS_CACHE"] = tempfile.mkdtemp(prefix="jaxmss-test-cache-")
-    atexit.register(shutil.rmtree, os.environ["JAXMSS_CACHE"], ignore_errors=True)
+os.environ["JAXMSS_CACHE"] = tempfile.mkdtemp(prefix="jaxmss-test-cache-")
+atexit.register(shutil.rmtree, os.environ["JAXMSS_CACHE"], ignore_errors=True)
 install_import_hook("jaxmss", "beartype.beartype")
 # a shell starts what it runs in the background deaf to Ctrl-C, and so would be all processes that the tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
