@@ -15,7 +15,7 @@ from jaxmss.data.tracks import Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.aggregation import median_over_frames
 from jaxmss.evaluation.excerpts import drop_others
-from jaxmss.evaluation.scoring import Job, drop, prepared, score, stored, stored_inputs
+from jaxmss.evaluation.scoring import Excluded, Job, drop, prepared, score, stored
 from jaxmss.evaluation.systems import System
 from jaxmss.evaluation.track_file import TrackResult, read_json, write_json
 from jaxmss.workers import single_threaded, worker_pool
@@ -54,10 +54,12 @@ def evaluate(
         tell(f"{len(tracks) - len(todo)} of {len(tracks)} tracks were done before")
     start = time.perf_counter()
     for done, (track, error) in enumerate(_run(system, todo, job, workers), start=1):
-        if error is None:
-            _note(outcome, track, stored(job.output, track.name) or "it left no scores")
-        else:
+        if error is not None:
             outcome.failed[track.name] = _told(error)
+        elif (found := stored(job.output, track.name)) is not None:
+            _note(outcome, track, found)
+        else:
+            outcome.failed[track.name] = "it left no scores"
         drop_others(job.output, {name: result.scores for name, result in outcome.results.items()})
         left = (time.perf_counter() - start) / done * (len(todo) - done)
         tell(f"[{len(tracks) - len(todo) + done}/{len(tracks)}] {_line(outcome, track.name)}; {_duration(left)} left")
@@ -77,10 +79,10 @@ def collect(job: Job, tracks: Sequence[Track], failed: Mapping[str, str]) -> Out
     return outcome
 
 
-def _still_valid(system: System, track: Track, output: Path) -> TrackResult | str | None:
+def _still_valid(system: System, track: Track, output: Path) -> TrackResult | Excluded | None:
     """Return what an earlier run made of a track, or None; what came of other files than there are now is dropped."""
     earlier = stored(output, track.name)
-    if earlier is None or stored_inputs(output, track.name) == _inputs(system, track):
+    if earlier is None or earlier.inputs == _inputs(system, track):
         return earlier
     drop(output, track.name)
     return None
@@ -162,11 +164,11 @@ def _claim(job: Job, system: System) -> None:
         )
 
 
-def _note(outcome: Outcome, track: Track, found: TrackResult | str) -> None:
+def _note(outcome: Outcome, track: Track, found: TrackResult | Excluded) -> None:
     if isinstance(found, TrackResult):
         outcome.results[track.name] = found
     else:
-        outcome.excluded[track.name] = found
+        outcome.excluded[track.name] = found.reason
 
 
 def _told(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -74,7 +75,7 @@ def score(job: Job, track: Track, estimates: Estimates, inputs: str = "") -> Non
     except SilentEstimateError:
         raise
     except SilentStemError as error:
-        write_json(prepared(excluded_path(job.output, track.name)), {"reason": str(error), "inputs": inputs})
+        write_json(prepared(excluded_path(job.output, track.name)), Excluded(str(error), inputs)._asdict())
         return
     whole = {s: {"SDR": track_sdr(references[s], stems[s]), "SI-SDR": si_sdr(references[s], stems[s])} for s in stems}
     if (worst := find_worst(scores)) is not None:
@@ -105,20 +106,21 @@ def with_rest(
     return {stem: estimates[stem], _REST[stem]: mixture - estimates[stem]}
 
 
-def stored(output: Path, track: str) -> TrackResult | str | None:
-    """Return what an earlier run made of a track: its scores, the reason that excluded it, or None."""
+class Excluded(NamedTuple):
+    """Why BSS Eval leaves a track out, and the files that tell so, as `TrackResult.inputs`."""
+
+    reason: str
+    inputs: str
+
+
+def stored(output: Path, track: str) -> TrackResult | Excluded | None:
+    """Return what an earlier run made of a track, or None."""
     if (path := scores_path(output, track)).exists():
         return read_track(path)
     if (path := excluded_path(output, track)).exists():
-        return str(read_json(path)["reason"])
+        content = read_json(path)
+        return Excluded(str(content["reason"]), str(content.get("inputs", "")))
     return None
-
-
-def stored_inputs(output: Path, track: str) -> str:
-    """Return the `inputs` that were noted with it, or nothing."""
-    if (path := scores_path(output, track)).exists():
-        return read_track(path).inputs
-    return str(read_json(path).get("inputs", "")) if (path := excluded_path(output, track)).exists() else ""
 
 
 def drop(output: Path, track: str) -> None:

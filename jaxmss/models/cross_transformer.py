@@ -15,7 +15,8 @@ from jax import lax
 
 from jaxmss.demucs_config import Transformer
 from jaxmss.models.demucs_convolutions import Projection, torch_attention_uniform, torch_uniform
-from jaxmss.models.demucs_layers import GroupNorm, Lengths, gelu
+from jaxmss.models.demucs_layers import GroupNorm, gelu
+from jaxmss.models.layers import Lengths
 from jaxmss.models.local_attention import NEVER
 from jaxmss.typing import Array, DTypeLike, Float
 

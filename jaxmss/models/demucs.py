@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from jaxmss.demucs_config import DemucsConfig
 from jaxmss.models.demucs_convolutions import Projection, StridedConv, TimeConv, TransposedConv
-from jaxmss.models.demucs_layers import GroupNorm, Lengths, ResidualBranches, gelu, glu, normalized
-from jaxmss.models.layers import take_stems, zero_after
+from jaxmss.models.demucs_layers import GroupNorm, ResidualBranches, gelu, glu, normalized
+from jaxmss.models.layers import Lengths, take_stems, zero_after
 from jaxmss.resample2 import double_rate, halve_rate
 from jaxmss.stft import cut_off
 from jaxmss.typing import Array, DTypeLike, Float, Int

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmss.models.layers import zero_after
+from jaxmss.models.layers import Lengths, zero_after
 from jaxmss.models.winograd import convolve_3x3
-from jaxmss.typing import Array, DTypeLike, Float, Int
+from jaxmss.typing import Array, DTypeLike, Float
 
 RESCALE = 0.1  # deviation towards which the weights of convolutions are drawn before training
 
@@ -139,9 +139,7 @@ class TimeConv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b t *_ h"], lengths: Int[Array, " b"] | None = None
-    ) -> Float[Array, "b t *_ g"]:
+    def __call__(self, x: Float[Array, "b t *_ h"], lengths: Lengths | None = None) -> Float[Array, "b t *_ g"]:
         """Convolve `x`."""
         x = zero_after(x, lengths)
         inputs = x.shape[-1]

@@ -17,12 +17,10 @@ from jax import lax
 
 from jaxmss.demucs_config import ResidualBranch
 from jaxmss.models.demucs_convolutions import Projection, TimeConv
-from jaxmss.models.layers import zero_after
+from jaxmss.models.layers import Lengths, zero_after
 from jaxmss.models.local_attention import LocalAttention
 from jaxmss.models.lstm import LSTM
-from jaxmss.typing import Array, DTypeLike, Float, Int
-
-Lengths = Int[Array, " b"]
+from jaxmss.typing import Array, DTypeLike, Float
 
 
 class GroupNorm(nn.Module):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxmss.demucs_config import HybridDemucsConfig
 from jaxmss.models.cross_transformer import CrossTransformer
-from jaxmss.models.demucs_layers import Lengths, gelu, normalized
+from jaxmss.models.demucs_layers import gelu, normalized
 from jaxmss.models.hybrid_levels import (
     BandedDecoder,
     BandedEncoder,
@@ -27,7 +27,7 @@ from jaxmss.models.hybrid_levels import (
     spectral_levels,
     temporal_levels,
 )
-from jaxmss.models.layers import take_stems, zero_after
+from jaxmss.models.layers import Lengths, take_stems, zero_after
 from jaxmss.stft import cut_off, istft, stft
 from jaxmss.typing import Array, Complex, DTypeLike, Float, Int
 

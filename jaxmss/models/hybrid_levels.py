@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxmss.demucs_config import HybridDemucsConfig
 from jaxmss.models.demucs_convolutions import Conv3x3, Projection, StridedConv, TimeConv, TransposedConv
-from jaxmss.models.demucs_layers import GroupNorm, Lengths, ResidualBranches, gelu, glu
-from jaxmss.models.layers import zero_after
+from jaxmss.models.demucs_layers import GroupNorm, ResidualBranches, gelu, glu
+from jaxmss.models.layers import Lengths, zero_after
 from jaxmss.typing import Array, DTypeLike, Float
 
 Signal = Float[Array, "b *_ _"]

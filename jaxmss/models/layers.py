@@ -14,6 +14,8 @@ from jaxmss.models.convolution import convolve, convolve_depthwise
 from jaxmss.models.winograd import convolve_3x3
 from jaxmss.typing import Array, DTypeLike, Float, Int
 
+Lengths = Int[Array, " b"]  # how many positions in time each example has
+
 xavier_uniform = nn.initializers.xavier_uniform()
 
 
@@ -156,7 +158,7 @@ def average_pool(x: Float[Array, "b f n h"], bins: int, frames: int) -> Float[Ar
     return nn.avg_pool(x, (bins, frames), (bins, frames))
 
 
-def zero_after(x: Float[Array, "b t *_"], lengths: Int[Array, " b"] | None) -> Float[Array, "b t *_"]:
+def zero_after(x: Float[Array, "b t *_"], lengths: Lengths | None) -> Float[Array, "b t *_"]:
     """Return `x` with zeros, whatever there was, after the first ``lengths`` positions of each example, if given."""
     if lengths is None:
         return x

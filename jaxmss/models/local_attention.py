@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmss.models.demucs_convolutions import Projection, rescale, rescaled_uniform
-from jaxmss.typing import Array, DTypeLike, Float, Int
+from jaxmss.models.layers import Lengths
+from jaxmss.typing import Array, DTypeLike, Float
 
 HEADS = 4
 DECAYS = 4
@@ -31,7 +32,7 @@ class LocalAttention(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t h"], lengths: Int[Array, " b"] | None = None) -> Float[Array, "b t h"]:
+    def __call__(self, x: Float[Array, "b t h"], lengths: Lengths | None = None) -> Float[Array, "b t h"]:
         """Map each sequence to one of the same shape."""
         b, length, features = x.shape
         query, key, content = (

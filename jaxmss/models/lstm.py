@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxmss.models.demucs_convolutions import Initializer, torch_uniform
-from jaxmss.models.layers import zero_after
-from jaxmss.typing import Array, DTypeLike, Float, Int
+from jaxmss.models.layers import Lengths, zero_after
+from jaxmss.typing import Array, DTypeLike, Float
 
 LAYERS = 2
 LONGEST = 200  # steps of a sequence that is not cut into pieces, and of each piece
@@ -32,7 +32,7 @@ class LSTM(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t h"], lengths: Int[Array, " b"] | None = None) -> Float[Array, "b t h"]:
+    def __call__(self, x: Float[Array, "b t h"], lengths: Lengths | None = None) -> Float[Array, "b t h"]:
         """Map each sequence to one of the same shape."""
         b, length, features = x.shape
         y = zero_after(x, lengths)
@@ -55,9 +55,7 @@ class _BothWays(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b t i"], features: int, steps: Int[Array, " b"] | None
-    ) -> Float[Array, "b t hh"]:
+    def __call__(self, x: Float[Array, "b t i"], features: int, steps: Lengths | None) -> Float[Array, "b t hh"]:
         uniform = torch_uniform(features)
         inputs = self.param("inputs", uniform, (2, x.shape[-1], 4 * features)).astype(self.dtype)
         recurrent = self.param("recurrent", uniform, (2, features, 4 * features)).astype(self.dtype)
@@ -91,7 +89,7 @@ def _pieces(x: Float[Array, "b t h"]) -> Float[Array, "_ u h"]:
     return jnp.concatenate([halves[:, :-1], halves[:, 1:]], axis=2).reshape(b * count, LONGEST, features)
 
 
-def _joined(pieces: Float[Array, "_ u h"], b: int, lengths: Int[Array, " b"] | None) -> Float[Array, "b t h"]:
+def _joined(pieces: Float[Array, "_ u h"], b: int, lengths: Lengths | None) -> Float[Array, "b t h"]:
     """Undo `_pieces`: of each piece the middle half, of the first all before it and of the last all after it too."""
     pieces = pieces.reshape(b, -1, *pieces.shape[1:])
     edge = LONGEST // 4
