@@ -69,9 +69,9 @@ def evaluate(
         raise InputError(f"workers is {workers}; it must be at least 1")
     names = [part.strip() for part in tracks.split(",")] if tracks is not None else None
 
-    from jaxmss.training.distributed import initialize
+    from jaxmss.evaluation.processes import join
 
-    initialize()  # comes before anything that starts JAX
+    join()  # comes before anything that starts JAX
 
     from jaxmss.data.tracks import demo_tracks, find_tracks, select
     from jaxmss.evaluation.evaluate import evaluate_all
@@ -95,13 +95,18 @@ def evaluate(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, with 1 if a track failed, with 2 for a mistake in the input."""
     try:
-        sys.exit(tyro.cli(evaluate, args=arguments, prog="eval.py"))
+        status = tyro.cli(evaluate, args=arguments, prog="eval.py")
     except InputError as error:
         print(f"eval.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
     except KeyboardInterrupt:
         print("eval.py: interrupted; start it again with the same output to go on", file=sys.stderr)
-        sys.exit(130)
+        status = 130
+    if "jax" in sys.modules:  # otherwise there can be no other processes
+        from jaxmss.evaluation.processes import leave
+
+        leave(status)
+    sys.exit(status)
 
 
 def _default_workers() -> int:

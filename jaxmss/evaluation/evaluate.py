@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,18 +35,21 @@ def evaluate_all(
     if len(set(names)) < len(names):
         raise InputError(f"Two systems have one name ({', '.join(names)}); name each once, or rename a directory")
     _try(job.engine)
+    meetings = processes.Meetings()
     every, failed = [], False
     for system in systems:
         own = job if len(systems) == 1 else replace(job, output=job.output / system.name)
         if system.unscored:
-            print(f"Not scored, for the data has no such stems: {', '.join(system.unscored)}", flush=True)
-        mine = evaluate(system, processes.share(tracks), own, workers, lambda line: print(line, flush=True))
-        outcome = collect(own, tracks, processes.merge(mine.failed, system.name))
+            _say(f"Not scored, for the data has no such stems: {', '.join(system.unscored)}")
+        mine = evaluate(system, processes.share(tracks), own, workers, _say)
+        told = meetings.merge(mine.failed, system.name)
+        lost = {track.name: why for process, why in meetings.lost.items() for track in processes.share(tracks, process)}
+        outcome = collect(own, tracks, told, lost)
         failed |= bool(outcome.failed)
         if processes.reports():
             every.append(_report(system, own, outcome, data))
     if len(every) > 1:
-        print(_comparison(every))
+        _say(_comparison(every))
     return int(failed)
 
 
@@ -54,12 +59,20 @@ def _report(system: System, job: Job, outcome: Outcome, data: Mapping[str, Any])
     scoring = {"engine": job.engine, "fit_length": job.fit_length}
     config = {**system.identity, "data": data, **scoring, "device": system.device}
     results = summarise(system.name, outcome, config)
-    print(f"\n{table(results)}", flush=True)  # before anything is written: the disk may be full
+    _say(f"\n{table(results)}")  # before anything is written: the disk may be full
     write_results(job.output, results)
     write_report(job.output, results, outcome)
     page = (job.output / "report.html").absolute().as_uri()
-    print(f"The results are in {job.output}; to see and hear them, open {page}\n", flush=True)
+    _say(f"The results are in {job.output}; to see and hear them, open {page}\n")
     return results
+
+
+def _say(line: str) -> None:
+    """Print a line at once, and no more when nobody reads them (as after ``| head``): the files are worth going on."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _try(engine: str) -> None:

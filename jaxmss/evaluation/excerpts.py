@@ -21,7 +21,7 @@ Waveform = Float[np.ndarray, "c t"]
 
 
 class Worst(NamedTuple):
-    """The worst excerpt of a track: its stem, its first frame, and its median SDR in dB."""
+    """The worst excerpt of a stem of a track: the stem, its first frame, and its median SDR in dB."""
 
     stem: str
     frame: int
@@ -37,14 +37,17 @@ class Excerpt(NamedTuple):
     sample_rate: int
 
 
-def find_worst(scores: TrackScores) -> Worst | None:
-    """Return the stem and the `FRAMES` seconds of it with the lowest median SDR; None if no frame was scored."""
-    found = [
-        Worst(stem, first, median_over_frames(sdr[first : first + FRAMES]))
-        for stem, sdr in ((stem, measures["SDR"]) for stem, measures in scores.items())
-        for first in range(max(len(sdr) - FRAMES, 0) + 1)
-    ]
-    return min((worst for worst in found if not np.isnan(worst.sdr)), key=lambda worst: worst.sdr, default=None)
+def find_worst(scores: TrackScores) -> list[Worst]:
+    """Return the `FRAMES` seconds of each stem with the lowest median SDR, the worst stem first, at most `KEPT`.
+
+    A stem of which no frame was scored has none.
+    """
+    found = []
+    for stem, sdr in ((stem, measures["SDR"]) for stem, measures in scores.items()):
+        starts = range(max(len(sdr) - FRAMES, 0) + 1)
+        medians = [Worst(stem, first, median_over_frames(sdr[first : first + FRAMES])) for first in starts]
+        found += sorted((worst for worst in medians if not np.isnan(worst.sdr)), key=_sdr)[:1]
+    return sorted(found, key=_sdr)[:KEPT]
 
 
 def write_excerpt(
@@ -56,9 +59,9 @@ def write_excerpt(
     references: Mapping[str, Waveform],
     rate: int,
 ) -> None:
-    """Keep the excerpt of a track under `output`. Raises `AudioError` if it cannot be written."""
+    """Keep an excerpt of a track under `output`. Raises `AudioError` if it cannot be written."""
     part = slice(worst.frame * rate, (worst.frame + FRAMES) * rate)
-    path = _path(output, track)
+    path = _path(output, track, worst.stem)
     with reporting(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     stack = np.stack([x[:, part] for x in (mixture, estimates[worst.stem], references[worst.stem])])
@@ -66,26 +69,38 @@ def write_excerpt(
         np.savez(file, audio=stack.astype(np.float32), rate=rate)
 
 
-def read_excerpt(output: Path, track: str) -> Excerpt | None:
-    """Return the excerpt that was kept of a track, or None: a run over more tracks dropped it for worse ones."""
-    if not _path(output, track).exists():
+def read_excerpt(output: Path, track: str, stem: str) -> Excerpt | None:
+    """Return the excerpt that was kept of a track's stem, or None if there is none."""
+    path = _path(output, track, stem)
+    if not path.exists():
         return None
-    with np.load(_path(output, track)) as stored:
+    with np.load(path) as stored:
         mixture, estimate, reference = stored["audio"]
         return Excerpt(mixture, estimate, reference, int(stored["rate"]))
 
 
-def worst_tracks(tracks: Mapping[str, TrackScores]) -> dict[str, Worst]:
-    """Return the worst excerpts of the `KEPT` tracks with the worst ones, the worst first."""
-    found = {track: worst for track, scores in tracks.items() if (worst := find_worst(scores)) is not None}
-    return dict(sorted(found.items(), key=lambda item: item[1].sdr)[:KEPT])
+def worst_excerpts(tracks: Mapping[str, TrackScores]) -> list[tuple[str, Worst]]:
+    """Return the `KEPT` worst excerpts of all tracks, with their tracks' names, the worst first."""
+    found = [(track, worst) for track, scores in tracks.items() for worst in find_worst(scores)]
+    return sorted(found, key=lambda named: named[1].sdr)[:KEPT]
 
 
 def drop_others(output: Path, tracks: Mapping[str, TrackScores]) -> None:
-    """Remove the excerpts of those of `tracks` that are not among the worst."""
-    for track in set(tracks) - set(worst_tracks(tracks)):
-        _path(output, track).unlink(missing_ok=True)
+    """Remove the excerpts of `tracks` that are not among their worst."""
+    kept = {_path(output, track, worst.stem) for track, worst in worst_excerpts(tracks)}
+    for track in tracks:
+        for path in set(excerpt_paths(output, track)) - kept:
+            path.unlink(missing_ok=True)
 
 
-def _path(output: Path, track: str) -> Path:
-    return output / _FOLDER / f"{track}.npz"
+def excerpt_paths(output: Path, track: str) -> list[Path]:
+    """Return the files of the excerpts that are kept of a track."""
+    return list((output / _FOLDER / track).glob("*.npz"))
+
+
+def _sdr(worst: Worst) -> float:
+    return worst.sdr
+
+
+def _path(output: Path, track: str, stem: str) -> Path:
+    return output / _FOLDER / track / f"{stem}.npz"

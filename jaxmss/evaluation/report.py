@@ -16,7 +16,7 @@ import numpy as np
 from jaxmss.audio.aside import reporting, written_aside
 from jaxmss.demo.page import Clip, common, figure, head, minus, section
 from jaxmss.evaluation.aggregation import median_over_frames
-from jaxmss.evaluation.excerpts import FRAMES, Worst, read_excerpt, worst_tracks
+from jaxmss.evaluation.excerpts import FRAMES, Worst, read_excerpt, worst_excerpts
 from jaxmss.evaluation.published import TEST_TRACKS
 from jaxmss.evaluation.results import COLUMNS, shown
 from jaxmss.evaluation.run import Outcome
@@ -56,7 +56,7 @@ def render(output: Path, results: Mapping[str, Any], outcome: Outcome) -> str:
         rows="\n".join(_row(stem, row) for stem, row in results["stems"].items()),
         problems=_problems(results),
         tracks="\n".join(_stem(stem, results["tracks"], outcome) for stem in results["stems"]),
-        excerpts="\n".join(_excerpt(output, track, worst) for track, worst in worst_tracks(scores).items()),
+        excerpts="\n".join(_excerpt(output, track, worst) for track, worst in worst_excerpts(scores)),
         facts=_facts(results),
         **common(),
     )
@@ -165,8 +165,9 @@ def _box(track: str, sdr: np.ndarray, low: float, high: float) -> str:
 def _excerpt(output: Path, track: str, worst: Worst) -> str:
     minutes, seconds = divmod(worst.frame, 60)
     heading = f"Worst of {track}: {worst.stem} from {minutes}:{seconds:02}, SDR {minus(f'{worst.sdr:.2f}')} dB"
-    if (excerpt := read_excerpt(output, track)) is None:
-        return section(heading, ["<p>Its audio was not kept when the track was scored, as others were worse then.</p>"])
+    if (excerpt := read_excerpt(output, track, worst.stem)) is None:
+        told = "Its audio was not kept when the track was scored: others were worse then, or the disk was full."
+        return section(heading, [f"<p>{told}</p>"])
     parts = {"Mixture": excerpt.mixture, "Estimate": excerpt.estimate, "Reference": excerpt.reference}
     figures = [figure(Clip(heading, title, waveform), excerpt.sample_rate) for title, waveform in parts.items()]
     return section(heading, figures)
@@ -177,7 +178,7 @@ def _facts(results: Mapping[str, Any]) -> str:
         **results["config"],
         "separation": _duration(results["separation_seconds"]),
         "scoring": _duration(results["scoring_seconds"]),
-        "excerpts": f"the {FRAMES} s of a track with the lowest median SDR",
+        "excerpts": f"the {FRAMES} s of a stem of a track with the lowest median SDR",
         **results["versions"],
     }
     return "\n".join(

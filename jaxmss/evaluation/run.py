@@ -66,8 +66,13 @@ def evaluate(
     return collect(job, tracks, outcome.failed)
 
 
-def collect(job: Job, tracks: Sequence[Track], failed: Mapping[str, str]) -> Outcome:
-    """Return what came of each track, in their order: as it stands in the output, or why it failed."""
+def collect(
+    job: Job, tracks: Sequence[Track], failed: Mapping[str, str], lost: Mapping[str, str] | None = None
+) -> Outcome:
+    """Return what came of each track, in their order: as it stands in the output, or why it failed.
+
+    `lost` tells why tracks of which nothing stands there may not have been scored.
+    """
     outcome = Outcome()
     for track in tracks:
         if track.name in failed:
@@ -75,7 +80,8 @@ def collect(job: Job, tracks: Sequence[Track], failed: Mapping[str, str]) -> Out
         elif (found := stored(job.output, track.name)) is not None:
             _note(outcome, track, found)
         else:
-            outcome.failed[track.name] = f"its scores are not in {str(job.output)!r}; processes must share the folder"
+            elsewhere = f"its scores are not in {str(job.output)!r}; processes must share the folder"
+            outcome.failed[track.name] = (lost or {}).get(track.name, elsewhere)
     return outcome
 
 

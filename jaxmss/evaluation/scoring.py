@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from jaxtyping import Float
 
 from jaxmss.audio.aside import reporting
 from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, Track
-from jaxmss.errors import InputError
-from jaxmss.evaluation.excerpts import find_worst, write_excerpt
+from jaxmss.errors import AudioError, InputError
+from jaxmss.evaluation.excerpts import excerpt_paths, find_worst, write_excerpt
 from jaxmss.evaluation.scores import (
     SilentEstimateError,
     SilentStemError,
@@ -78,8 +79,9 @@ def score(job: Job, track: Track, estimates: Estimates, inputs: str = "") -> Non
         write_json(prepared(excluded_path(job.output, track.name)), Excluded(str(error), inputs)._asdict())
         return
     whole = {s: {"SDR": track_sdr(references[s], stems[s]), "SI-SDR": si_sdr(references[s], stems[s])} for s in stems}
-    if (worst := find_worst(scores)) is not None:
-        write_excerpt(job.output, track.name, worst, mixture, stems, references, rate)
+    for worst in find_worst(scores):
+        with contextlib.suppress(AudioError):  # a disk that is too full for a few seconds of audio has room for scores
+            write_excerpt(job.output, track.name, worst, mixture, stems, references, rate)
     times = estimates.separation, time.perf_counter() - start
     told = tuple(line for line in fitted if line)
     result = TrackResult(scores, whole, mixture.shape[1] / rate, *times, told, inputs)
@@ -125,7 +127,7 @@ def stored(output: Path, track: str) -> TrackResult | Excluded | None:
 
 def drop(output: Path, track: str) -> None:
     """Remove what an earlier run made of a track."""
-    for path in (scores_path(output, track), excluded_path(output, track)):
+    for path in (scores_path(output, track), excluded_path(output, track), *excerpt_paths(output, track)):
         path.unlink(missing_ok=True)
 
 

@@ -18,12 +18,13 @@ TIMEOUT = 300  # seconds: the processes of a cluster start minutes apart
 NEVER = 7 * 24 * 3600  # seconds; when JAX's own time is over, it aborts the process with a stack trace
 
 
-def initialize(timeout: float = TIMEOUT) -> None:
+def initialize(timeout: float = TIMEOUT, heartbeat_timeout: int = 100) -> None:
     """Join the other processes of this run, if there are any. To be called before JAX is used.
 
     JAX finds Cloud TPU pods, Slurm, Open MPI and indexed Kubernetes jobs by itself. Elsewhere the environment tells:
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID. A process on its own does
     nothing, nor does one that nothing but JAX could tell of others and in which JAX is in use: it is too late then.
+    JAX aborts all processes when one has not been heard of for `heartbeat_timeout` seconds.
 
     Raises `InputError` if the environment is incomplete, or not all processes have met after `timeout` seconds.
     """
@@ -34,7 +35,9 @@ def initialize(timeout: float = TIMEOUT) -> None:
 
     def join() -> None:
         try:
-            jax.distributed.initialize(**given, initialization_timeout=NEVER)
+            jax.distributed.initialize(
+                **given, initialization_timeout=NEVER, heartbeat_timeout_seconds=heartbeat_timeout
+            )
         except Exception as error:
             failures.append(error)
 

@@ -20,8 +20,9 @@ from jaxmss.checkpoints import store
 from jaxmss.config import SpleeterConfig
 from jaxmss.data import STEMS
 from jaxmss.evaluation import MEASURES, score_track
-from jaxmss.evaluation.excerpts import find_worst, worst_tracks
+from jaxmss.evaluation.excerpts import Worst, find_worst, worst_excerpts
 from jaxmss.evaluation.published import figure
+from jaxmss.evaluation.scores import TrackScores
 from jaxmss.evaluation.separation import model_system
 from jaxmss.options import Options
 from jaxmss.training.checkpoints import RunCheckpoints
@@ -283,17 +284,23 @@ def test_worst_excerpt_is_where_the_median_over_five_seconds_is_lowest():
     scores = {stem: {"SDR": rng.normal(5, 1, 20)} for stem in ("vocals", "drums")}
     scores["vocals"]["SDR"][3] = -80  # a single frame decides nothing
     scores["drums"]["SDR"][11:16] -= [20, 20, np.nan, 20, 20]
-    worst = find_worst(scores)
-    assert worst.stem == "drums"
+    worst, second = find_worst(scores)
+    assert (worst.stem, second.stem) == ("drums", "vocals")
+    assert worst.sdr < second.sdr
     assert 9 <= worst.frame <= 13
     assert worst.sdr == np.nanmedian(scores["drums"]["SDR"][worst.frame : worst.frame + 5])
-    assert find_worst({"vocals": {"SDR": np.array([np.nan])}}) is None
-    assert find_worst({"vocals": {"SDR": np.array([1.0, 2.0])}}).frame == 0
+    assert find_worst({"vocals": {"SDR": np.array([np.nan])}}) == []
+    assert find_worst({"vocals": {"SDR": np.array([1.0, 2.0])}}) == [Worst("vocals", 0, 1.5)]
 
 
-def test_excerpts_of_the_five_worst_tracks_are_named_worst_first():
-    tracks = {str(sdr): {"vocals": {"SDR": np.full(9, float(sdr))}} for sdr in (3, 1, 7, 5, 2, 9, 4)}
-    assert list(worst_tracks(tracks)) == ["1", "2", "3", "4", "5"]
+def test_the_five_worst_excerpts_are_of_any_track_and_stem_and_come_worst_first():
+    def scores(vocals: float, drums: float) -> TrackScores:
+        return {"vocals": {"SDR": np.full(9, vocals)}, "drums": {"SDR": np.full(9, drums)}}
+
+    worst = worst_excerpts({"A": scores(3.0, 1.0), "B": scores(9.0, 8.0), "C": scores(2.0, 5.0), "D": scores(7.0, 4.0)})
+    assert [(track, excerpt.stem, excerpt.sdr) for track, excerpt in worst] == [
+        *[("A", "drums", 1.0), ("C", "vocals", 2.0), ("A", "vocals", 3.0), ("D", "drums", 4.0), ("C", "drums", 5.0)]
+    ]
 
 
 def test_published_figure_is_the_systems_own_or_the_best():
