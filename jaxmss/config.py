@@ -194,6 +194,10 @@ def from_json(kind: type, values: Any) -> Any:
     for name in values:
         if name not in fields:
             raise InputError(f"Config field {name!r} is not one of {kind.__name__}{suggest(name, fields)}")
+    for field in dataclasses.fields(kind):
+        absent = field.name not in values and field.default is field.default_factory is dataclasses.MISSING
+        if absent:
+            raise InputError(f"{kind.__name__} {values!r} lacks the field {field.name!r}; give it")
     return kind(**{name: converted(fields[name], name, value) for name, value in values.items()})
 
 

@@ -158,8 +158,6 @@ def read_system(file: Path) -> System:
         system: System = from_json(System, json.loads(file.read_text()))
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
-    except TypeError as error:  # a field without a default is missing
-        raise InputError(f"{file} is not a system: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is not a system in JSON: {error}") from None
     return system

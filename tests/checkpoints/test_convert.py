@@ -81,6 +81,16 @@ def test_half_precision_is_widened(tmp_path):
         np.testing.assert_array_equal(leaf, np.asarray(exact, np.float16).astype(np.float32))
 
 
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
+    state = published()
+    state["after_conv2.bias"][1] = torch.nan
+    state["bn0.running_var"][3] = torch.inf
+    torch.save({"model": state}, tmp_path / "file.ckpt")
+    with pytest.raises(CheckpointError, match=r"holds NaN or infinite numbers in after_conv2\.bias and 1 more"):
+        convert(ARCH, tmp_path / "file.ckpt", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
 def test_missing_unknown_and_misshapen_names_are_refused_by_name(tmp_path):
     state = published()
     del state["bn0.bias"]
