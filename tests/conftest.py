@@ -13,5 +13,12 @@ from jaxtyping import install_import_hook
 os.environ["JAXMSS_CACHE"] = tempfile.mkdtemp(prefix="jaxmss-test-cache-")
 atexit.register(shutil.rmtree, os.environ["JAXMSS_CACHE"], ignore_errors=True)
 install_import_hook("jaxmss", "beartype.beartype")
+# most of the tests' time goes to compiling; what is compared with published outputs is compiled by `optimised.jit`
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 # a shell starts what it runs in the background deaf to Ctrl-C, and so would be all processes that the tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: some tests wait for processes, or for a file system."""
+    return len(os.sched_getaffinity(0)) + 1

@@ -19,7 +19,7 @@ from jaxmss.errors import CheckpointError
 from jaxmss.training.checkpoints import RunCheckpoints
 from jaxmss.training.config import Checkpoints, Config, Optim
 
-CONFIG = tiny_run.config()
+CONFIG = tiny_run.config(model=tiny_run.SMALLEST)
 
 
 def save(run: Path, sdr: dict[int, float | None], config: Config = CONFIG) -> None:
@@ -40,7 +40,7 @@ def largest(folder: Path) -> Path:
 
 @pytest.mark.parametrize("ema", [0.999, 0.0])
 def test_a_state_is_restored_bit_for_bit(tmp_path, ema):
-    config = tiny_run.config(optim=Optim(ema=ema))
+    config = tiny_run.config(optim=Optim(ema=ema))  # with running statistics
     save(tmp_path, {10: None}, config)
     state, told = restored(tmp_path, config)
     assert tiny_run.same(state, tiny_run.state(config, 10))
@@ -149,7 +149,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again_from_nothi
 
 def test_a_state_of_another_network_is_refused(tmp_path):
     save(tmp_path, {1: None})
-    other = tiny_run.config(model=replace(CONFIG.model, widths=(4,)))
+    other = tiny_run.config(model=replace(CONFIG.model, width=8))
     with pytest.raises(CheckpointError, match="checkpoints/1 is damaged or of another network"):
         restored(tmp_path, other)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import norbert
 import numpy as np
+import optimised
 import pytest
 
 from jaxmss.errors import InputError
@@ -16,8 +17,8 @@ from jaxmss.wiener import filter_stems, ratio_mask, wiener
 
 STEMS = 3
 
-jitted = jax.jit(wiener, static_argnums=2)
-jitted_audio = jax.jit(filter_stems, static_argnums=2, static_argnames=("n_fft", "hop"))
+jitted = optimised.jit(wiener, static_argnums=2)
+jitted_audio = optimised.jit(filter_stems, static_argnums=2, static_argnames=("n_fft", "hop"))
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:

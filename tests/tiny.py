@@ -15,6 +15,7 @@ from jaxmss import models
 from jaxmss.checkpoints import store
 from jaxmss.loading import load
 from jaxmss.separator import Separator
+from jaxmss.typing import Variables
 
 SEGMENT, CONTEXT = 44100, 11025  # samples
 
@@ -23,6 +24,12 @@ def save(directory: Path, architecture: str, **changes: Any) -> Path:
     """Write a checkpoint of a tiny variant of an architecture."""
     tiny = {"widths": (4,) * 6, "segment": SEGMENT / 44100, "context": CONTEXT / 44100}
     config = replace(models.architecture(architecture), **{**tiny, **changes})
+    store.save(directory, config, drawn(config))
+    return directory
+
+
+def drawn(config: Any) -> Variables:
+    """Return random variables for a network, drawn without compiling anything."""
     random = np.random.default_rng(0)
 
     def values(shape: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -32,8 +39,7 @@ def save(directory: Path, architecture: str, **changes: Any) -> Path:
             drawn = random.uniform(0.5, 1.0, shape.shape)
         return drawn.astype(shape.dtype)
 
-    store.save(directory, config, jax.tree.map(values, models.variable_shapes(config)))
-    return directory
+    return jax.tree.map(values, models.variable_shapes(config))
 
 
 @functools.cache

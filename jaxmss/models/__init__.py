@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -85,9 +86,11 @@ def build(config: Any, dtype: DTypeLike = jnp.float32, remat: bool = False) -> n
     return NETWORKS[type(config)](config=config, dtype=dtype, remat=remat)
 
 
+@functools.lru_cache(64)  # tracing a network takes half a second
 def variable_shapes(config: Any) -> Variables:
     """Return the tree of shapes of a network's parameters and statistics, without computing any.
 
+    It is kept, and is not to be changed.
     Raises `InputError` for a config whose fields do not fit together.
     """
     audio = jax.ShapeDtypeStruct((1, config.channels, config.sample_rate), jnp.float32)

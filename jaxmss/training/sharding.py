@@ -6,6 +6,7 @@ The step itself is written for one device: `jax.jit` divides it, and a mean over
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -62,13 +63,18 @@ def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
 
 def init(config: Config, mesh: Mesh) -> TrainState:
     """Return the initial state, each device making its own part of it: the same on any mesh."""
-    shardings = state_shardings(jax.eval_shape(lambda: initial_state(config)), mesh)
+    shardings = state_shardings(_shapes(config), mesh)
     return jax.jit(lambda: initial_state(config), out_shardings=shardings)()
+
+
+@functools.lru_cache(16)  # tracing a network takes half a second
+def _shapes(config: Config) -> TrainState:
+    return jax.eval_shape(lambda: initial_state(config))
 
 
 def compile_step(config: Config, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return `train_step` under `jax.jit` for a mesh. It takes the state over: the one passed in is gone afterwards."""
-    state = state_shardings(jax.eval_shape(lambda: initial_state(config)), mesh)
+    state = state_shardings(_shapes(config), mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     # left alone, the compiler brings some images to the parameters instead
     gather = partial(lax.with_sharding_constraint, shardings=everywhere)

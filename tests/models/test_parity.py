@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimised
 import pytest
 import torch
 from golden_weights import golden_state_dict, wave
@@ -81,7 +82,7 @@ def test_gradients_and_statistics_equal_the_twin(arch, batch, channels, samples,
         estimate, changed = network.apply(inputs, mixture, train=train, mutable=["batch_stats"])
         return jnp.mean((estimate - target[:, None]) ** 2), changed
 
-    compute = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    compute = optimised.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (gradients, to_mixture), changed = compute(variables["params"], mixture)
 
     grads = {name: parameter.grad.numpy() for name, parameter in twin.named_parameters()}
