@@ -20,6 +20,7 @@ _ADVICE = {
     errno.EROFS: "choose a directory that you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "choose another name",
+    errno.EEXIST: "choose another name",
 }
 _MAKE_ROOM = "free some space or choose another directory"
 

@@ -8,6 +8,7 @@ Source: Z. Rafii, A. Liutkus, F.-R. Stöter, S. I. Mimilakis, R. Bittner, "The M
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,11 +123,14 @@ def find_tracks(root: Path | str, split: str = "test") -> list[Track]:
     if not split or not folder.is_dir():
         splits = sorted(path.name for path in root.iterdir() if path.is_dir())
         raise InputError(f"{str(root)!r} holds no split {split!r}: it holds {some(splits, 'no folders')}")
-    tracks = [track for path in folder.iterdir() if (track := _track(path)) is not None]
-    if not tracks:
+    tracks = [track for path in sorted(folder.iterdir()) if (track := _track(path)) is not None]
+    if not any(track.stems() for track in tracks):
         raise InputError(
             f"{str(folder)!r} holds no tracks: neither folders with {MIXTURE}.wav, {', '.join(STEMS)} nor *{STEM_FILE}"
         )
+    for name, count in Counter(track.name for track in tracks).items():
+        if count > 1:
+            raise InputError(f"{str(folder)!r} holds {name!r} as a folder and as a {STEM_FILE}; remove one of them")
     return sorted(tracks, key=lambda track: track.name)
 
 
@@ -160,7 +164,7 @@ def _track(path: Path) -> Track | None:
     if path.name.startswith("."):
         return None
     if path.is_dir():
-        return Track(path.name, path) if any(path.glob("*.wav")) else None
+        return Track(path.name, path)  # if it lacks files, whoever reads it is told
     return Track(path.name.removesuffix(STEM_FILE), path) if path.name.endswith(STEM_FILE) else None
 
 

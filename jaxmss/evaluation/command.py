@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,9 @@ def evaluate(
         raise InputError("Give either --ckpt NAME|DIRECTORY or --estimates DIRECTORY")
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1")
+    checkpoints = [part.strip() for part in (ckpt or "").split(",")]
+    if ckpt is not None and not all(checkpoints):
+        raise InputError(f"--ckpt {ckpt!r} holds an empty name; give names with single commas between them")
     names = [part.strip() for part in tracks.split(",")] if tracks is not None else None
 
     from jaxmss.evaluation.processes import join
@@ -81,11 +85,11 @@ def evaluate(
 
     found = demo_tracks() if data.root == DEMO else find_tracks(data.root, data.split)
     chosen = select(found, names, limit)
-    known = stems_of(chosen)
     if estimates is not None:
-        systems = [folder_system(estimates, known)]
+        systems = [folder_system(estimates, chosen)]
     else:
-        systems = [model_system(part.strip(), options, dtype, known) for part in (ckpt or "").split(",")]
+        known = stems_of(chosen)
+        systems = [model_system(name, options, dtype, known) for name in checkpoints]
     where = {"root": data.root, "split": None if data.root == DEMO else data.split}
     exact = data.root if data.root == DEMO or "://" in data.root else str(Path(data.root).resolve())
     job = Job(output, engine, fit_length, f"{exact}, {data.split}")
@@ -94,6 +98,8 @@ def evaluate(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, with 1 if a track failed, with 2 for a mistake in the input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a track's name may hold what the terminal cannot show
     try:
         status = tyro.cli(evaluate, args=arguments, prog="eval.py")
     except InputError as error:

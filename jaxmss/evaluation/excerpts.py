@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from jaxmss.evaluation.scores import TrackScores
 
 FRAMES = 5  # of 1 s: long enough to listen to, and for a median that one nearly silent frame does not decide
 KEPT = 5
+NOT_KEPT = "when its track was scored others were worse, or the disk was full"
 _FOLDER = "excerpts"
 
 Waveform = Float[np.ndarray, "c t"]
@@ -70,13 +72,13 @@ def write_excerpt(
 
 
 def read_excerpt(output: Path, track: str, stem: str) -> Excerpt | None:
-    """Return the excerpt that was kept of a track's stem, or None if there is none."""
-    path = _path(output, track, stem)
-    if not path.exists():
+    """Return the excerpt that was kept of a track's stem, or None if there is none, or something else."""
+    try:
+        with np.load(_path(output, track, stem)) as stored:
+            mixture, estimate, reference = stored["audio"]
+            return Excerpt(mixture, estimate, reference, int(stored["rate"]))
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile):
         return None
-    with np.load(path) as stored:
-        mixture, estimate, reference = stored["audio"]
-        return Excerpt(mixture, estimate, reference, int(stored["rate"]))
 
 
 def worst_excerpts(tracks: Mapping[str, TrackScores]) -> list[tuple[str, Worst]]:

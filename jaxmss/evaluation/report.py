@@ -16,11 +16,12 @@ import numpy as np
 from jaxmss.audio.aside import reporting, written_aside
 from jaxmss.demo.page import Clip, common, figure, head, minus, section
 from jaxmss.evaluation.aggregation import median_over_frames
-from jaxmss.evaluation.excerpts import FRAMES, Worst, read_excerpt, worst_excerpts
+from jaxmss.evaluation.excerpts import FRAMES, NOT_KEPT, Worst, read_excerpt, worst_excerpts
 from jaxmss.evaluation.published import TEST_TRACKS
 from jaxmss.evaluation.results import COLUMNS, shown
 from jaxmss.evaluation.run import Outcome
 
+_SDR, *_OTHERS = COLUMNS
 _TICKS = 6  # at most, on an axis
 
 
@@ -32,7 +33,7 @@ def write_report(output: Path, results: Mapping[str, Any], outcome: Outcome) -> 
     path = output / "report.html"
     page = render(output, results, outcome)
     with written_aside([path]) as [file], reporting(path):
-        file.write(page.encode())
+        file.write(page.encode(errors="backslashreplace"))
 
 
 def render(output: Path, results: Mapping[str, Any], outcome: Outcome) -> str:
@@ -52,7 +53,7 @@ def render(output: Path, results: Mapping[str, Any], outcome: Outcome) -> str:
             + (f" on {device}." if (device := results["config"]["device"]) else ".")
         ),
         note="" if count == TEST_TRACKS else f"Published figures are over the {TEST_TRACKS} test tracks of MUSDB18.",
-        columns=_headers(["Stem", *COLUMNS, "Published", "System", "Difference"]),
+        columns=_headers(["Stem", _SDR, "Published", "Difference", "System", *_OTHERS]),
         rows="\n".join(_row(stem, row) for stem, row in results["stems"].items()),
         problems=_problems(results),
         tracks="\n".join(_stem(stem, results["tracks"], outcome) for stem in results["stems"]),
@@ -76,10 +77,10 @@ def _cell(value: float | None, sign: str = "", kind: str = "") -> str:
 
 
 def _row(stem: str, row: Mapping[str, Any]) -> str:
-    cells = [_cell(row["measures"][column]["median"]) for column in COLUMNS]
+    sdr, *others = (_cell(row["measures"][column]["median"]) for column in (_SDR, *_OTHERS))
     told = row["published"] or {"SDR": None, "system": "", "difference": None}
-    cells += [_cell(told["SDR"]), f'<td class="text">{html.escape(told["system"])}</td>']
-    cells.append(_cell(told["difference"], "+", "difference"))
+    published = _cell(told["SDR"]) + _cell(told["difference"], "+", "difference")
+    cells = [sdr, published, f'<td class="text">{html.escape(told["system"])}</td>', *others]
     return f'<tr><th scope="row">{html.escape(stem)}</th>{"".join(cells)}</tr>'
 
 
@@ -111,9 +112,9 @@ def _stem(stem: str, tracks: Mapping[str, Any], outcome: Outcome) -> str:
         rows.append(f'<tr><th scope="row">{html.escape(track)}</th>{plot}{cells}</tr>')
     return f"""<section>
 <h2>{html.escape(stem.capitalize())}, track by track</h2>
+<p class="caption">Box: the middle half of the frames, with their median. Lines: the 5th to the 95th percentile.</p>
 <div class="scores tracks" role="region" aria-label="Scores of {html.escape(stem)}" tabindex="0">
 <table>
-<caption>Box: the middle half of the frames, with their median. Lines: the 5th to the 95th percentile.</caption>
 <thead><tr>{_headers(["Track"])}
 <th scope="col" class="frames">SDR of the frames, dB<span class="ticks">{ticks}</span></th>
 {_headers([*COLUMNS])}</tr></thead>
@@ -166,8 +167,7 @@ def _excerpt(output: Path, track: str, worst: Worst) -> str:
     minutes, seconds = divmod(worst.frame, 60)
     heading = f"Worst of {track}: {worst.stem} from {minutes}:{seconds:02}, SDR {minus(f'{worst.sdr:.2f}')} dB"
     if (excerpt := read_excerpt(output, track, worst.stem)) is None:
-        told = "Its audio was not kept when the track was scored: others were worse then, or the disk was full."
-        return section(heading, [f"<p>{told}</p>"])
+        return section(heading, [f"<p>Its audio was not kept: {NOT_KEPT}.</p>"])
     parts = {"Mixture": excerpt.mixture, "Estimate": excerpt.estimate, "Reference": excerpt.reference}
     figures = [figure(Clip(heading, title, waveform), excerpt.sample_rate) for title, waveform in parts.items()]
     return section(heading, figures)

@@ -79,7 +79,7 @@ def write_results(output: Path, results: Mapping[str, Any]) -> None:
             writer.writerow([track, stem, *("" if scores[c] is None else f"{scores[c]:.5f}" for c in COLUMNS)])
     path = output / "results.csv"
     with written_aside([path]) as [file], reporting(path):
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="backslashreplace"))
 
 
 def table(results: Mapping[str, Any]) -> str:

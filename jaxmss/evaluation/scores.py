@@ -232,7 +232,7 @@ def check_stems(references: Mapping[str, np.ndarray], estimates: Mapping[str, np
             if waveform.ndim != 2 or not 0 < waveform.shape[0] <= waveform.shape[1]:
                 raise InputError(f"{where} has shape {waveform.shape}: waveforms are (channels, samples)")
             if waveform.shape != shape:
-                remedy = " (fit_length cuts or pads as museval does)" if waveform.shape[0] == shape[0] else ""
+                remedy = " (--fit-length cuts or pads as museval does)" if waveform.shape[0] == shape[0] else ""
                 raise InputError(
                     f"{where} has {waveform.shape[0]} channels and {waveform.shape[1]} samples, reference of {first!r} "
                     f"has {shape[0]} and {shape[1]}: make them equal{remedy}"

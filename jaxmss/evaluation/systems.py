@@ -59,18 +59,19 @@ def stems_of(tracks: Iterable[Track]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def folder_system(directory: Path, known: Sequence[str]) -> System:
+def folder_system(directory: Path, tracks: Sequence[Track]) -> System:
     """Return the system whose estimates are ``<directory>/<track>/<stem>.wav``, made by any program.
 
-    Of the stems that any track has there, those are scored that are `known`. Raises `InputError` where there is no such
-    directory, and no such stem in it.
+    Of the stems that any of the `tracks` has there, those are scored that the data has, too. Raises `InputError` where
+    there is no such directory, and no such stem in it.
     """
     if not directory.is_dir():
         raise InputError(f"There is no directory {str(directory)!r}; name the folder with a folder for each track")
-    made = {file.stem for file in directory.glob("*/*.wav")} - {MIXTURE}
+    made = {file.stem for track in tracks for file in (directory / track.name).glob("*.wav")} - {MIXTURE}
+    known = stems_of(tracks)
     scored = [stem for stem in known if stem in made]
     if not scored:
-        there = f"but {', '.join(sorted(made))}" if made else "and no <track>/<stem>.wav at all"
+        there = f"but {', '.join(sorted(made))}" if made else "and no <track>/<stem>.wav of these tracks"
         raise InputError(f"{str(directory)!r} holds no estimates of {', '.join(known)}, {there}; name them so")
     where = str(directory.resolve())
     return System(

@@ -104,9 +104,12 @@ def test_tracks_travel_to_other_processes(root):
         ("", "valid", r"holds no split 'valid': it holds test"),
         ("", "", r"holds no split ''"),
         ("test", "A - First", r"'.*A - First' holds no tracks: neither folders"),
+        ("twice", "test", r"test' holds 'Song' as a folder and as a .stem.mp4; remove one of them"),
     ],
 )
 def test_places_without_tracks_are_refused_in_one_line(root, root_, split, message):
+    shutil.copytree(root / "test" / "A - First", root / "twice" / "test" / "Song")
+    (root / "twice" / "test" / "Song.stem.mp4").touch()
     with pytest.raises(InputError, match=message) as caught:
         find_tracks(root / root_, split)
     assert "\n" not in str(caught.value)

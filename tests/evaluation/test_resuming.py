@@ -21,7 +21,7 @@ from jaxmss.evaluation.scoring import Job
 from jaxmss.evaluation.systems import Estimates, System, folder_system
 
 from .commands import frames, run_on_estimates
-from .stems import MADE, RATE, change
+from .stems import RATE, change
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ def test_a_killed_run_goes_on_where_it_stopped(root):
 
 def test_what_is_done_is_not_separated_again(root):
     asked = []
-    folder = folder_system(root / "estimates", MADE)
+    folder = folder_system(root / "estimates", find_tracks(root / "data"))
     system = System("counted", {}, lambda track: asked.append(track.name) or folder.estimate(track))
     tracks, job = find_tracks(root / "data"), Job(root / "out")
     evaluate(system, tracks[:2], job, 1)
@@ -111,7 +111,8 @@ class Deadly(np.ndarray):
 
 
 def test_a_killed_scorer_costs_its_tracks_alone_and_they_are_scored_when_run_again(root):
-    folder, tracks, job = folder_system(root / "estimates", MADE), find_tracks(root / "data"), Job(root / "out")
+    tracks, job = find_tracks(root / "data"), Job(root / "out")
+    folder = folder_system(root / "estimates", tracks)
     estimate = {"A": lambda _: Estimates({"vocals": Deadly()}, RATE, None)}
     system = System("deadly", {}, lambda track: estimate.get(track.name, folder.estimate)(track))
     outcome = evaluate(system, tracks, job, 1)
@@ -151,6 +152,7 @@ if __name__ == "__main__":  # processes that score import this again
     assert ended.returncode == 2
     [line] = ended.stderr.splitlines()
     assert re.search(r"(results.json|report.html)' cannot be written: File too large; free some space", line)
+    assert ("worst excerpts no audio was kept" in ended.stdout) == ("B" in kept)
     assert ("[2/3] B: failed: " in ended.stdout) == ("B" not in kept)
     assert ("[3/3] C: failed: " in ended.stdout) == ("C" not in kept)
     assert "published SDR" in ended.stdout
@@ -178,4 +180,7 @@ def test_a_run_over_fewer_tracks_reports_what_is_kept_of_them(root):
     assert len(kept) == 5
     dropped = sorted(set("ABCDEFG") - set(kept))[0]
     assert run_on_estimates(root, "--tracks", dropped) == 0
-    assert "was not kept when the track was scored" in (root / "out" / "report.html").read_text()
+    assert (
+        "Its audio was not kept: when its track was scored others were worse"
+        in (root / "out" / "report.html").read_text()
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,36 @@ def test_stems_of_any_name_are_scored(root):
     assert set(frames(root / "out" / "tracks" / "A.json")) == {"tabla", "vocals"}
 
 
+def test_folders_that_are_no_tracks_do_not_change_what_is_scored(root):
+    shutil.copytree(root / "estimates" / "A", root / "estimates" / "older")
+    (root / "estimates" / "older" / "drums.wav").rename(root / "estimates" / "older" / "bass.wav")
+    assert run_on_estimates(root, "--limit", 1) == 0
+    assert set(frames(root / "out" / "tracks" / "A.json")) == set(MADE)
+
+
+def test_an_empty_folder_among_the_tracks_fails_by_name(root, capsys):
+    (root / "data" / "test" / "Z half unpacked").mkdir()
+    assert run_on_estimates(root) == 1
+    assert "failed: Z half unpacked: There are no estimates of track" in capsys.readouterr().out
+    (root / "estimates" / "Z half unpacked").mkdir()
+    for stem in MADE:
+        shutil.copy(root / "estimates" / "A" / f"{stem}.wav", root / "estimates" / "Z half unpacked")
+    assert run_on_estimates(root) == 1
+    assert "failed: Z half unpacked: Track 'Z half unpacked' lacks " in capsys.readouterr().out
+
+
+def test_names_that_no_text_can_hold_are_scored_and_reported(root):
+    for folder in (root / "data" / "test", root / "estimates"):
+        os.rename(os.fsencode(folder / "A"), os.fsencode(folder) + b"/caf\xe9")
+    command = [sys.executable, "eval.py", "--estimates", root / "estimates", "--data.root", root / "data"]
+    utf8 = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([*command, "-o", root / "out"], cwd=REPOSITORY, env=utf8, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9: SDR" in done.stdout
+    for file in ("results.csv", "report.html"):
+        assert "caf\\udce9" in (root / "out" / file).read_text()
+
+
 def test_lengths_are_made_equal_on_request_alone(root):
     change(root / "estimates" / "A" / "drums.wav", lambda x: x[:-7])
     assert run_on_estimates(root, "--limit", 1, "--fit-length") == 0
@@ -215,7 +246,7 @@ def test_a_stem_alone_of_another_length_is_refused_as_such(root, capsys):
             (root / "estimates" / track / f"{stem}.wav").unlink()
     change(root / "estimates" / "A" / "vocals.wav", lambda x: x[:-7])
     assert run_on_estimates(root, "--limit", 1) == 1
-    assert "make them equal (fit_length cuts or pads as museval does)" in capsys.readouterr().out
+    assert "make them equal (--fit-length cuts or pads as museval does)" in capsys.readouterr().out
     assert run_on_estimates(root, "--limit", 1, "--fit-length", "--output", root / "fitted") == 0
 
 
@@ -230,6 +261,7 @@ def test_a_stem_alone_of_another_length_is_refused_as_such(root, capsys):
             "--estimates {root}/data/test/A",
             "holds no estimates of bass, drums, other, vocals, accompaniment, and no <track>/",
         ),
+        ("--ckpt spleeter-2stems,", "--ckpt 'spleeter-2stems,' holds an empty name"),
         ("--estimates {root}/estimates --data.split empty", "empty' holds no tracks"),
         ("--estimates {root}/estimates --tracks D", "There is no track 'D': the data holds A, B, C"),
         ("--estimates {root}/estimates --limit 0", "limit is 0"),
@@ -237,11 +269,13 @@ def test_a_stem_alone_of_another_length_is_refused_as_such(root, capsys):
         ("--estimates {root}/estimates --data.split train", "holds no split 'train': it holds empty, test"),
         ("--estimates {root}/estimates --overlap 0.7", "overlap"),
         ("--estimates {root}/estimates --output {root}/data/test/A/bass.wav", "cannot be written"),
+        ("--estimates {root}/estimates --output {root}/eval.txt", "File exists; choose another name"),
     ],
 )
 def test_mistakes_end_with_one_line_and_status_2(root, capsys, arguments, message):
     given = arguments.format(root=root).split()
     (root / "data" / "empty").mkdir()
+    (root / "eval.txt").touch()
     defaults = ["--data.root", root / "data", *(["--output", root / "out"] if "--output" not in given else [])]
     assert run(*defaults, *given) == 2
     [line] = capsys.readouterr().err.splitlines()
