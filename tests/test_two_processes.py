@@ -7,11 +7,36 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
 import training_runs
 
+from jaxmss.checkpoints import store
+
 ALONE = "from jaxmss.training import distributed; distributed.initialize(timeout=3); import jax; print(jax.devices())"
+
+START = """
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import training_runs
+
+from jaxmss.training import distributed, sharding
+from jaxmss.training.starting import start_from
+
+distributed.initialize()
+config = replace(training_runs.config(fsdp=2), init=sys.argv[1])
+mesh = sharding.make_mesh(config)
+state = start_from(config, sharding.init(config, mesh), print)
+weights = training_runs.flat({"params": state.params, "batch_stats": state.batch_stats}, mesh)
+if jax.process_index() == 0:
+    np.savez(sys.argv[2], **weights)
+"""
 
 
 def free_port() -> int:
@@ -34,6 +59,20 @@ def test_two_processes_train_as_one(tmp_path, devices, case):
     processes = [subprocess.Popen(command, env=cluster(port, index, XLA_FLAGS=flags)) for index in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     training_runs.assert_same(training_runs.read(file)["both"], training_runs.alone())
+
+
+def test_two_processes_start_from_one_checkpoint(tmp_path):
+    model = training_runs.config().model
+    given = tiny.drawn(model)
+    store.save(tmp_path / "given", model, given)
+    port, file = free_port(), tmp_path / "weights.npz"
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", START, tmp_path / "given", file]
+    processes = [subprocess.Popen(command, env=cluster(port, index, PYTHONPATH=path)) for index in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    with np.load(file) as weights:
+        for name, array in training_runs.flat(given).items():
+            np.testing.assert_array_equal(weights[name], array)
 
 
 def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
