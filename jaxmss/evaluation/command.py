@@ -15,6 +15,7 @@ from jaxmss.options import AS_PUBLISHED, OptionFlags
 from jaxmss.workers import cores
 
 DEMO = "demo"
+SCORES = Path("scores")  # where they go unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Data:
 
 def evaluate(
     data: Data,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIRECTORY")] = None,
     ckpt: Annotated[str | None, tyro.conf.arg(metavar="NAME|DIRECTORY|RUN[@STEP]|SYSTEM.json[,...]")] = None,
     estimates: Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY")] = None,
     tracks: Annotated[str | None, tyro.conf.arg(metavar="TRACK,...")] = None,
@@ -51,7 +52,7 @@ def evaluate(
     Args:
         data: the test tracks.
         output: folder for tracks/*.json, results.json, results.csv and report.html; one in it for each of several
-            checkpoints.
+            checkpoints (default: one in scores/ for each).
         ckpt: published name (see `jaxmss models`), checkpoint directory, JSON file of a system of networks, or training
             run: RUN is its best checkpoint, RUN@last and RUN@12000 are others; with @raw at the end without the moving
             average. Several with commas.
@@ -92,6 +93,8 @@ def evaluate(
         systems = [model_system(name, options, dtype, known) for name in checkpoints]
     where = {"root": data.root, "split": None if data.root == DEMO else data.split}
     exact = data.root if data.root == DEMO or "://" in data.root else str(Path(data.root).resolve())
+    if output is None:
+        output = SCORES / systems[0].name if len(systems) == 1 else SCORES
     job = Job(output, engine, fit_length, f"{exact}, {data.split}")
     return evaluate_all(systems, chosen, job, workers or _default_workers(), where)
 

@@ -200,6 +200,13 @@ def test_stems_of_any_name_are_scored(root):
     assert set(frames(root / "out" / "tracks" / "A.json")) == {"tabla", "vocals"}
 
 
+def test_scores_go_to_a_folder_of_the_systems_name_unless_told_otherwise(root, monkeypatch):
+    monkeypatch.chdir(root)
+    (root / "estimates").rename(root / "theirs")
+    assert run("--estimates", "theirs", "--data.root", "data", "--limit", 1) == 0
+    assert (root / "scores" / "theirs" / "report.html").exists()
+
+
 def test_folders_that_are_no_tracks_do_not_change_what_is_scored(root):
     shutil.copytree(root / "estimates" / "A", root / "estimates" / "older")
     (root / "estimates" / "older" / "drums.wav").rename(root / "estimates" / "older" / "bass.wav")
