@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from jaxmss.cascade import Cascade, Network, Stage, cascade_of
@@ -78,7 +78,7 @@ class ComposedSeparator:
         """Return a cascade for each group of linked networks that `sources` need.
 
         What `options` leave open is as the parts of the system say, and else as the networks do. Raises `InputError`
-        for options that do not fit, and where networks that share windows want different ones.
+        for options that do not fit, and where networks that share windows are to be cut differently.
         """
         check_complete(sources, self.sources, options)
         return tuple(self._cascade(group, sources, options) for group in linked(needed(self.system, sources)))
@@ -87,15 +87,15 @@ class ComposedSeparator:
         networks = [self._loaded(part) for part in group]
         roots = [(net, part.options(options)) for part, net in zip(group, networks, strict=True) if not part.minus]
         cut = [(chunking_of(net.config, own), own.shifts or 1) for net, own in roots]
-        if len(set(cut)) > 1:
+        if len({(replace(chunking, windows=None), shifts) for chunking, shifts in cut}) > 1:
             names = " and ".join(part.network for part in group if not part.minus)
             raise InputError(
-                f"The stems of {names} are subtracted together, but cut into different windows; give these parts the "
-                "same segment, context, overlap and shifts"
+                f"The stems of {names} are subtracted together, but cut differently; give these parts the same "
+                "segment, context, overlap and shifts"
             )
         stages = [_stage(part, network) for part, network in zip(group, networks, strict=True)]
         wanted = tuple(stem for stem in sources if any(stem in part.stems for part in group))
-        return cascade_of(stages, wanted, cut[0][0], roots[0][1])
+        return cascade_of(stages, wanted, cut[0][0], roots[0][1])  # in the windows that suit the first
 
     def _loaded(self, part: Part) -> Network:
         network = self.network(part.network)

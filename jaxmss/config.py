@@ -216,6 +216,9 @@ def converted(hint: Any, name: str, value: Any) -> Any:
     wanted = (int, float) if hint is float else hint
     fits = origin is None and isinstance(value, wanted) and not (isinstance(value, bool) and hint is not bool)
     check(fits, name, value, f"it must be of type {getattr(hint, '__name__', hint)}")
+    if hint is float and isinstance(value, int):
+        check(abs(value) < 2**1023, name, value, "it is too large")
+        return float(value)
     return value
 
 

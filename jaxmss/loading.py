@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -68,6 +69,13 @@ def resolve(name_or_directory: str | Path) -> str:
     name = str(name_or_directory)
     if name in _NAMES:
         return name
+    try:
+        os.stat(name)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, or forbidden
+        told = getattr(error, "strerror", None) or error
+        raise InputError(f"{name[:60]!r}... cannot be looked for: {told}; name a model or a directory") from error
     if name.endswith(".json") and Path(name).is_file():
         return str(Path(name).resolve())
     directory, which, raw = _parts(name)

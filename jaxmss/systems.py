@@ -11,7 +11,6 @@ A system is a value. Written as JSON it is what ``--model`` and ``--ckpt`` take 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,16 @@ from jaxmss.config import check, from_json
 from jaxmss.errors import InputError, suggest
 from jaxmss.options import Options
 
+HEAVIEST = 1_000_000  # weight
+
 
 @dataclass(frozen=True)
 class Part:
     """What one network gives to a system.
 
     A part that subtracts stems hears each window of the mixture minus those stems of the very same window, context
-    included; so it is cut as the parts that it depends on are, and has no segment of its own.
+    included; so it is cut as the parts that it depends on are, and has no segment of its own. Those must be cut alike,
+    and share the windows that suit the first of them.
 
     Attributes:
       network: published name, checkpoint directory or training run, as `jaxmss.load` takes them.
@@ -59,8 +61,9 @@ class Part:
             )
         fits = not self.weights or len(self.weights) == len(self.stems)
         check(fits, "weights", self.weights, f"give one for each of {', '.join(self.stems)}")
-        positive = all(0 < weight < math.inf for weight in self.weights)
-        check(positive, "weights", self.weights, "they must be above 0; leave out a stem that is not wanted")
+        fits = all(0 < weight <= HEAVIEST for weight in self.weights)
+        remedy = f"they must be above 0 and at most {HEAVIEST:,}; leave out a stem that is not wanted"
+        check(fits, "weights", self.weights, remedy)
         own = self.options(Options())  # checks them
         if self.minus:
             for name in ("segment", "context", "overlap", "shifts"):
@@ -155,9 +158,20 @@ def read_system(file: Path) -> System:
     Raises `InputError` for a file that cannot be read or is no system.
     """
     try:
-        system: System = from_json(System, json.loads(file.read_text()))
+        content = json.loads(file.read_text("utf-8-sig"), object_pairs_hook=_once)
+        system: System = from_json(System, content)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is not a system in JSON: {error}") from None
     return system
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make the dict of a JSON object; raise `InputError` where a name comes twice, of which one would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{twice!r} stands twice in one object; keep one of them")
+    return content

@@ -18,6 +18,7 @@ from jaxmss.checkpoints.demucs_file import DEMUCS_CLASSES, read_demucs_file
 from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.demucs_config import DemucsConfig, HybridDemucsConfig, ResidualBranch, Transformer
 from jaxmss.errors import CheckpointError
+from jaxmss.published_systems import SYSTEMS
 
 CLASSES = {"demucs": Demucs, "hdemucs": HDemucs, "htdemucs": HTDemucs}
 STEMS = ["drums", "bass", "other", "vocals"]
@@ -207,5 +208,32 @@ def test_the_published_files_are_those_of_the_package():
         root = next(line for line in reversed(above) if line.startswith("root:")).split()[1]
         assert weights.url == f"https://dl.fbaipublicfiles.com/demucs/{root}{weights.file_name}"
     systems = ("mdx", "mdx_extra", "hdemucs_mmi", "htdemucs", "htdemucs_ft", "htdemucs_6s")
-    bags = [yaml.safe_load((remote / f"{system}.yaml").read_text())["models"] for system in systems]
-    assert sorted(signature for bag in bags for signature in bag) == sorted(weights.name for weights in networks)
+    bags = {system: yaml.safe_load((remote / f"{system}.yaml").read_text()) for system in systems}
+    signatures = sorted(signature for bag in bags.values() for signature in bag["models"])
+    assert signatures == sorted(weights.name for weights in networks)
+    for system, bag in bags.items():
+        sources = SYSTEMS[system].sources
+        rows = bag.get("weights") or [[1.0] * len(sources)] * len(bag["models"])
+        order = ("drums", "bass", "other", "vocals", "guitar", "piano")  # in which the package writes weights
+        expected = {
+            (signature, stem): weight
+            for signature, row in zip(bag["models"], rows, strict=True)
+            for stem, weight in zip(order, row, strict=False)
+            if weight
+        }
+        parts = SYSTEMS[system].parts
+        assert {(part.network, stem): part.weight(stem) for part in parts for stem in part.stems} == expected
+        assert {part.segment for part in parts} == {bag.get("segment")}
+        assert all(part.overlap is None and not part.minus for part in parts)  # the networks' own 0.25
+
+
+def test_the_challenges_system_is_as_its_authors_run_it():
+    vocals, *rhythm, other = SYSTEMS["bytemss"].parts
+    assert (vocals.network, vocals.stems, vocals.minus) == ("cws-vocals", ("vocals",), ())
+    assert (other.network, other.stems, other.minus) == ("cws-joint", ("other",), ("vocals",))
+    shares = {(part.network, stem) for part in SYSTEMS["mdx"].parts for stem in part.stems}
+    assert {(part.network, stem) for part in rhythm for stem in part.stems} == {
+        (network, stem) for network, stem in shares if stem in ("drums", "bass")
+    }
+    assert {(part.overlap, part.segment, part.minus) for part in rhythm} == {(0.15, 44.0, ())}
+    assert {part.segment for part in (vocals, other)} == {None}

@@ -75,8 +75,8 @@ FULL = {
     "mdx: time": (Demucs, {"rewrite": False}, replace(models.architecture("demucs"), rewrite=False), 50_001),
     "mdx: magnitudes": (
         HDemucs,
-        {"cac": False, "hybrid_old": True},
-        replace(models.architecture("hdemucs"), output="magnitude", old_padding=True),
+        {"cac": False, "hybrid_old": True, "freq_emb": 0},
+        replace(models.architecture("hdemucs"), output="magnitude", old_padding=True, embedding=0.0),
         50_001,
     ),
     "mdx: bands": (
@@ -253,8 +253,9 @@ def test_chosen_stems_are_those_of_all():
             replace(SMALL_HT, width=32, transformer=Transformer(layers=3, heads=2, width=64)),
         ),
         (HDemucs, {**SMALL_ARGUMENTS, "channels": 32}, replace(SMALL, width=32)),
+        (Demucs, {"channels": 16, "depth": 4}, DemucsConfig(width=16, depth=4)),
     ],
-    ids=["transformer", "hybrid"],
+    ids=["transformer", "hybrid", "time"],
 )
 def test_parameters_are_drawn_as_widely_as_the_packages(kind, arguments, config):
     torch.manual_seed(1)
