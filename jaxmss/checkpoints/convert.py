@@ -46,7 +46,7 @@ def _check_finite(state: Mapping[str, np.ndarray], file: Path) -> None:
     bad = sorted(name for name, array in state.items() if np.iscomplexobj(array) or not np.isfinite(array).all())
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise CheckpointError(f"{file} holds NaN, infinite or complex numbers in {bad[0]}{more}; take another checkpoint")
+        raise CheckpointError(f"{file} holds NaN, infinite or complex numbers in {bad[0]}{more}; take another")
 
 
 def _renamed(config: Any, sources: tuple[str, ...] | None) -> Any:

