@@ -74,8 +74,9 @@ def resolve(name_or_directory: str | Path) -> str:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:  # too long, or forbidden
+        start = name if len(name) <= 60 else f"{name[:60]}..."
         told = getattr(error, "strerror", None) or error
-        raise InputError(f"{name[:60]!r}... cannot be looked for: {told}; name a model or a directory") from error
+        raise InputError(f"{start!r} cannot be read: {told}; name a model or a directory") from error
     if name.endswith(".json") and Path(name).is_file():
         return str(Path(name).resolve())
     directory, which, raw = _parts(name)

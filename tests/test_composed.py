@@ -212,6 +212,27 @@ def test_subtracted_stems_are_averages_and_may_be_chained():
     np.testing.assert_allclose(separate(model, track), cws_like(track, 40, 10, 0.0, run), rtol=0, atol=2e-6)
 
 
+def test_networks_of_different_kinds_share_the_windows_of_the_first():
+    cut = {"segment": 97 / RATE, "context": 20 / RATE, "overlap": 0.0}
+    parts = Part("v", ("vocals",)), Part("t", ("bass",), **cut), Part("i", ("other",), minus=("vocals", "bass"))
+    nets = networks()
+    track = wave(6, (2, 333)) + np.float32(0.02)
+    level = measure([track])
+
+    def run(window: np.ndarray, length: int) -> np.ndarray:
+        vocals = nets["v"].one(window, ("vocals",), length)
+        inside = np.arange(window.shape[1]) < min(length, track.shape[1])
+        normal = (window - level.mean * inside) / level.scale
+        bass = nets["t"].one(normal.astype(np.float32), ("bass",), length) * level.scale + level.mean
+        left = (window - vocals[0] - bass[0]).astype(np.float32)
+        return np.concatenate([vocals, bass, nets["i"].one(left, ("other",), length)])
+
+    stems = separate(compose(System(parts), nets), track)
+    np.testing.assert_allclose(stems, cws_like(track, 97, 20, 0.0, run), rtol=0, atol=2e-6)
+    [cascade] = compose(System((parts[1], parts[0], parts[2])), nets).plan(("other",), Options())
+    assert cascade.chunking.windows == nets["t"].config.windows
+
+
 def test_shifts_of_a_part_cut_the_track_where_it_begins_earlier():
     system = System((Part("t", ("bass",), shifts=3, overlap=0.25),))
     nets = networks(segment=86)  # segments of 100 samples
@@ -367,27 +388,6 @@ def test_a_network_that_is_known_only_when_it_is_loaded_is_refused_then():
     assert separate(unknown, wave(1, (2, 9)), ["vocals"]).shape == (1, 2, 9)
     with pytest.raises(InputError, match="i has no stem 'other'; choose from piano"):
         separate(unknown, wave(1, (2, 9)), ["other"])
-
-
-def test_networks_of_different_kinds_share_the_windows_of_the_first():
-    cut = {"segment": 97 / RATE, "context": 20 / RATE, "overlap": 0.0}
-    parts = Part("v", ("vocals",)), Part("t", ("bass",), **cut), Part("i", ("other",), minus=("vocals", "bass"))
-    nets = networks()
-    track = wave(6, (2, 333)) + np.float32(0.02)
-    level = measure([track])
-
-    def run(window: np.ndarray, length: int) -> np.ndarray:
-        vocals = nets["v"].one(window, ("vocals",), length)
-        inside = np.arange(window.shape[1]) < min(length, track.shape[1])
-        normal = (window - level.mean * inside) / level.scale
-        bass = nets["t"].one(normal.astype(np.float32), ("bass",), length) * level.scale + level.mean
-        left = (window - vocals[0] - bass[0]).astype(np.float32)
-        return np.concatenate([vocals, bass, nets["i"].one(left, ("other",), length)])
-
-    stems = separate(compose(System(parts), nets), track)
-    np.testing.assert_allclose(stems, cws_like(track, 97, 20, 0.0, run), rtol=0, atol=2e-6)
-    [cascade] = compose(System((parts[1], parts[0], parts[2])), nets).plan(("other",), Options())
-    assert cascade.chunking.windows == nets["t"].config.windows
 
 
 def test_stems_that_are_cut_differently_cannot_be_subtracted_together():

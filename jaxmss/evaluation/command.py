@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -111,6 +112,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("eval.py: interrupted; start it again with the same output to go on", file=sys.stderr)
         status = 130
+    except Exception:  # a defect, told as Python would; but the other processes need not wait for this one
+        traceback.print_exc()
+        status = 1
     if "jax" in sys.modules:  # otherwise there can be no other processes
         from jaxmss.evaluation.processes import leave
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxmss.data.tracks import Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation import processes
-from jaxmss.evaluation.excerpts import NOT_KEPT, drop_others, read_excerpt, worst_excerpts
+from jaxmss.evaluation.excerpts import NOT_KEPT, drop_others, find_worst, read_excerpt, worst_excerpts
 from jaxmss.evaluation.report import write_report
 from jaxmss.evaluation.results import shown, summarise, table, write_results
 from jaxmss.evaluation.run import Outcome, collect, evaluate
@@ -55,17 +55,18 @@ def evaluate_all(
 
 def _report(system: System, job: Job, outcome: Outcome, data: Mapping[str, Any]) -> dict[str, Any]:
     """Write the results of a system, print its table, and return what `summarise` does."""
-    drop_others(job.output, {track: result.scores for track, result in outcome.results.items()})
+    found = {track: find_worst(result.scores) for track, result in outcome.results.items()}
+    drop_others(job.output, found)
     scoring = {"engine": job.engine, "fit_length": job.fit_length}
     config = {**system.identity, "data": data, **scoring, "device": system.device}
     results = summarise(system.name, outcome, config)
     _say(f"\n{table(results)}")  # before anything is written: the disk may be full
-    worst = worst_excerpts({track: result.scores for track, result in outcome.results.items()})
+    worst = worst_excerpts(found)
     lost = [track for track, excerpt in worst if read_excerpt(job.output, track, excerpt.stem) is None]
     if lost:
         _say(f"Of {len(lost)} of the {len(worst)} worst excerpts no audio was kept: {NOT_KEPT}")
     write_results(job.output, results)
-    write_report(job.output, results, outcome)
+    write_report(job.output, results, outcome, worst)
     page = (job.output / "report.html").absolute().as_uri()
     _say(f"The results are in {job.output}; to see and hear them, open {page}\n")
     return results

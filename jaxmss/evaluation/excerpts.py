@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -28,6 +28,9 @@ class Worst(NamedTuple):
     stem: str
     frame: int
     sdr: float
+
+
+Named = tuple[str, Worst]  # with the name of its track
 
 
 class Excerpt(NamedTuple):
@@ -81,16 +84,16 @@ def read_excerpt(output: Path, track: str, stem: str) -> Excerpt | None:
         return None
 
 
-def worst_excerpts(tracks: Mapping[str, TrackScores]) -> list[tuple[str, Worst]]:
-    """Return the `KEPT` worst excerpts of all tracks, with their tracks' names, the worst first."""
-    found = [(track, worst) for track, scores in tracks.items() for worst in find_worst(scores)]
-    return sorted(found, key=lambda named: named[1].sdr)[:KEPT]
+def worst_excerpts(found: Mapping[str, Sequence[Worst]]) -> list[Named]:
+    """Return, of what `find_worst` found in each track, the `KEPT` worst with their tracks' names, the worst first."""
+    named = [(track, worst) for track, excerpts in found.items() for worst in excerpts]
+    return sorted(named, key=lambda pair: pair[1].sdr)[:KEPT]
 
 
-def drop_others(output: Path, tracks: Mapping[str, TrackScores]) -> None:
-    """Remove the excerpts of `tracks` that are not among their worst."""
-    kept = {_path(output, track, worst.stem) for track, worst in worst_excerpts(tracks)}
-    for track in tracks:
+def drop_others(output: Path, found: Mapping[str, Sequence[Worst]]) -> None:
+    """Remove the excerpts of these tracks that `worst_excerpts` does not name."""
+    kept = {_path(output, track, worst.stem) for track, worst in worst_excerpts(found)}
+    for track in found:
         for path in set(excerpt_paths(output, track)) - kept:
             path.unlink(missing_ok=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -16,7 +16,7 @@ import numpy as np
 from jaxmss.audio.aside import reporting, written_aside
 from jaxmss.demo.page import Clip, common, figure, head, minus, section
 from jaxmss.evaluation.aggregation import median_over_frames
-from jaxmss.evaluation.excerpts import FRAMES, NOT_KEPT, Worst, read_excerpt, worst_excerpts
+from jaxmss.evaluation.excerpts import FRAMES, NOT_KEPT, Named, Worst, read_excerpt
 from jaxmss.evaluation.published import TEST_TRACKS
 from jaxmss.evaluation.results import COLUMNS, shown
 from jaxmss.evaluation.run import Outcome
@@ -25,25 +25,24 @@ _SDR, *_OTHERS = COLUMNS
 _TICKS = 6  # at most, on an axis
 
 
-def write_report(output: Path, results: Mapping[str, Any], outcome: Outcome) -> None:
-    """Write report.html from what `summarise` returned and what it was made of.
+def write_report(output: Path, results: Mapping[str, Any], outcome: Outcome, worst: Sequence[Named]) -> None:
+    """Write report.html from what `summarise` returned, what it was made of, and the worst excerpts of named tracks.
 
     Raises `AudioError` if it cannot be written.
     """
     path = output / "report.html"
-    page = render(output, results, outcome)
+    page = render(output, results, outcome, worst)
     with written_aside([path]) as [file], reporting(path):
         file.write(page.encode(errors="backslashreplace"))
 
 
-def render(output: Path, results: Mapping[str, Any], outcome: Outcome) -> str:
+def render(output: Path, results: Mapping[str, Any], outcome: Outcome, worst: Sequence[Named]) -> str:
     """Return the page; excerpts are read from `output`."""
     count = len(results["tracks"])
     files = resources.files("jaxmss.evaluation")
     template = Template(files.joinpath("report.html").read_text("utf-8"))
     title = f"{results['system']}: {count} track{'s' * (count != 1)} scored"
     speed = results["times_real_time"]
-    scores = {track: result.scores for track, result in outcome.results.items()}
     return template.substitute(
         head=head(title, files.joinpath("report.css").read_text("utf-8")),
         title=html.escape(title),
@@ -57,7 +56,7 @@ def render(output: Path, results: Mapping[str, Any], outcome: Outcome) -> str:
         rows="\n".join(_row(stem, row) for stem, row in results["stems"].items()),
         problems=_problems(results),
         tracks="\n".join(_stem(stem, results["tracks"], outcome) for stem in results["stems"]),
-        excerpts="\n".join(_excerpt(output, track, worst) for track, worst in worst_excerpts(scores)),
+        excerpts="\n".join(_excerpt(output, *named) for named in worst),
         facts=_facts(results),
         **common(),
     )
@@ -77,7 +76,7 @@ def _cell(value: float | None, sign: str = "", kind: str = "") -> str:
 
 
 def _row(stem: str, row: Mapping[str, Any]) -> str:
-    sdr, *others = (_cell(row["measures"][column]["median"]) for column in (_SDR, *_OTHERS))
+    sdr, *others = (_cell(row["measures"][column]["median"]) for column in COLUMNS)
     told = row["published"] or {"SDR": None, "system": "", "difference": None}
     published = _cell(told["SDR"]) + _cell(told["difference"], "+", "difference")
     cells = [sdr, published, f'<td class="text">{html.escape(told["system"])}</td>', *others]

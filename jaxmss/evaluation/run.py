@@ -14,7 +14,7 @@ from typing import Any
 from jaxmss.data.tracks import Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.aggregation import median_over_frames
-from jaxmss.evaluation.excerpts import drop_others
+from jaxmss.evaluation.excerpts import drop_others, find_worst
 from jaxmss.evaluation.scoring import Excluded, Job, drop, prepared, score, stored
 from jaxmss.evaluation.systems import System
 from jaxmss.evaluation.track_file import TrackResult, read_json, write_json
@@ -52,6 +52,7 @@ def evaluate(
             _note(outcome, track, earlier)
     if len(todo) < len(tracks):
         tell(f"{len(tracks) - len(todo)} of {len(tracks)} tracks were done before")
+    worst = {name: find_worst(result.scores) for name, result in outcome.results.items()}
     start = time.perf_counter()
     for done, (track, error) in enumerate(_run(system, todo, job, workers), start=1):
         if error is not None:
@@ -60,7 +61,9 @@ def evaluate(
             _note(outcome, track, found)
         else:
             outcome.failed[track.name] = "it left no scores"
-        drop_others(job.output, {name: result.scores for name, result in outcome.results.items()})
+        if track.name in outcome.results:
+            worst[track.name] = find_worst(outcome.results[track.name].scores)
+            drop_others(job.output, worst)
         left = (time.perf_counter() - start) / done * (len(todo) - done)
         tell(f"[{len(tracks) - len(todo) + done}/{len(tracks)}] {_line(outcome, track.name)}; {_duration(left)} left")
     return collect(job, tracks, outcome.failed)

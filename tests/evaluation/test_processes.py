@@ -21,15 +21,15 @@ from .test_run import SMALL, drawn
 REPOSITORY = Path(__file__).parents[2]
 
 
-# eval.py, whose process 1 is killed ahead of its tracks, and which waits 4 s for a sign of life instead of a minute
-KILLED = """
+# eval.py, whose process 1 comes to grief ahead of its tracks, and which waits for a sign of life for 4 s, not a minute
+LOST = """
 import os, signal, sys
 from jaxmss.evaluation import evaluate, processes
 from jaxmss.evaluation.command import main
 if __name__ == "__main__":  # processes that score import this again
     processes._BEAT, processes._LOST = 0.5, 4
     if os.environ["JAX_PROCESS_ID"] == "1":
-        evaluate.evaluate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        evaluate.evaluate = lambda *_: {grief}
     main(sys.argv[1:])
 """
 
@@ -95,14 +95,22 @@ def test_a_track_that_fails_in_one_process_is_in_the_report_and_the_status_of_bo
     assert (list(results["tracks"]), list(results["failed"])) == (["A", "C"], ["B"])
 
 
-def test_a_killed_process_is_reported_and_what_it_leaves_is_scored_by_the_next_run(root):
+@pytest.mark.parametrize(
+    ("grief", "ends", "why"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, "has not been heard of for "),
+        ("[][0]", 1, "ended with status 1"),
+    ],
+    ids=["killed", "defect"],
+)
+def test_a_lost_process_is_reported_and_what_it_leaves_is_scored_by_the_next_run(root, grief, ends, why):
     arguments = ["--data.root", root / "data", "--estimates", root / "estimates", "--output", root / "out"]
-    (root / "killed.py").write_text(KILLED)
-    first, second = start_two(arguments, arguments, root / "killed.py")
+    (root / "lost.py").write_text(LOST.replace("{grief}", grief))
+    first, second = start_two(arguments, arguments, root / "lost.py")
     status, told, errors = ended(first)
-    assert second.wait() == -signal.SIGKILL
+    assert second.wait(timeout=60) == ends
     assert status == 1, errors
-    assert "failed: B: Process 1 of 2, whose track it was, has not been heard of for " in told
+    assert f"failed: B: Process 1 of 2, whose track it was, {why}" in told
     assert "run again with the same output to score what is left" in told
     assert not errors
     results = json.loads((root / "out" / "results.json").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from chromium import in_chromium, needs_chromium
 
-from jaxmss.evaluation.excerpts import find_worst, write_excerpt
+from jaxmss.evaluation.excerpts import Named, find_worst, worst_excerpts, write_excerpt
 from jaxmss.evaluation.report import render, write_report
 from jaxmss.evaluation.results import summarise
 from jaxmss.evaluation.run import Outcome
@@ -64,7 +64,11 @@ def scored(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(scored) -> str:
     output, outcome = scored
-    return render(output, summarise("my-run", outcome, CONFIG), outcome)
+    return render(output, summarise("my-run", outcome, CONFIG), outcome, worst_of(outcome))
+
+
+def worst_of(outcome: Outcome) -> list[Named]:
+    return worst_excerpts({track: find_worst(result.scores) for track, result in outcome.results.items()})
 
 
 def test_page_shows_the_medians_and_what_they_are_compared_with(scored, page):
@@ -84,7 +88,7 @@ def test_page_needs_nothing_beside_it_and_escapes_names(page):
 
 def test_a_run_without_any_scores_still_has_a_report(tmp_path):
     outcome = Outcome(failed={"A": "it lacks bass.wav"})
-    write_report(tmp_path, summarise("my-run", outcome, CONFIG), outcome)
+    write_report(tmp_path, summarise("my-run", outcome, CONFIG), outcome, worst_of(outcome))
     assert "A: it lacks bass.wav" in (tmp_path / "report.html").read_text("utf-8")
 
 
@@ -92,7 +96,7 @@ def test_frames_that_are_all_unscored_leave_a_report(scored):
     output, _ = scored
     silent = {"vocals": {measure: np.full(3, np.nan) for measure in MEASURES}}
     outcome = Outcome({"Silent": TrackResult(silent, {"vocals": {"SDR": 0.0, "SI-SDR": np.nan}}, 3.0, 1.0, 0.5)})
-    assert "Silent" in render(output, summarise("my-run", outcome, CONFIG), outcome)
+    assert "Silent" in render(output, summarise("my-run", outcome, CONFIG), outcome, worst_of(outcome))
 
 
 @needs_chromium

@@ -23,7 +23,6 @@ from jaxmss.data import STEMS
 from jaxmss.evaluation import MEASURES, score_track
 from jaxmss.evaluation.excerpts import Worst, find_worst, worst_excerpts
 from jaxmss.evaluation.published import figure
-from jaxmss.evaluation.scores import TrackScores
 from jaxmss.evaluation.separation import model_system
 from jaxmss.options import Options
 from jaxmss.training.checkpoints import RunCheckpoints
@@ -335,8 +334,8 @@ def test_worst_excerpt_is_where_the_median_over_five_seconds_is_lowest():
 
 
 def test_the_five_worst_excerpts_are_of_any_track_and_stem_and_come_worst_first():
-    def scores(vocals: float, drums: float) -> TrackScores:
-        return {"vocals": {"SDR": np.full(9, vocals)}, "drums": {"SDR": np.full(9, drums)}}
+    def scores(vocals: float, drums: float) -> list[Worst]:
+        return find_worst({"vocals": {"SDR": np.full(9, vocals)}, "drums": {"SDR": np.full(9, drums)}})
 
     worst = worst_excerpts({"A": scores(3.0, 1.0), "B": scores(9.0, 8.0), "C": scores(2.0, 5.0), "D": scores(7.0, 4.0)})
     assert [(track, excerpt.stem, excerpt.sdr) for track, excerpt in worst] == [
