@@ -34,7 +34,7 @@ def apply_maps(
 ) -> Complex[Array, "*b j c s n f"]:
     """Apply `maps` (``h`` holds j, 4, c, s in the order of `convention`) to a mixture's magnitude and phase."""
     channels, subbands = magnitude.shape[-4:-2]
-    m, p_r, p_i, q = jnp.moveaxis(_split(maps, channels, subbands, convention), -6, 0)
+    m, p_r, p_i, q = _split(maps, channels, subbands, convention)
     if convention.bounded_phase:
         p_r, p_i = jnp.tanh(p_r), jnp.tanh(p_i)
     if convention.bounded_residual:
@@ -48,13 +48,14 @@ def apply_maps(
 
 def _split(
     maps: Float[Array, "*b f n h"], channels: int, subbands: int, convention: MapConvention
-) -> Float[Array, "*b 4 j c s n f"]:
-    """Name the axes that the last one holds, and bring them to their place."""
+) -> list[Float[Array, "*b j c s n f"]]:
+    """Return the four maps, their axes named and brought to their place."""
     batch = maps.shape[:-3]
     if convention.order == "map-channel-subband":
-        maps = maps.reshape(*maps.shape[:-1], -1, 4, channels, subbands)
-        order = (-3, -4, -2, -1, -5, -6)  # m j c s n f
+        maps, kind = maps.reshape(*maps.shape[:-1], -1, 4, channels, subbands), -3
     else:
-        maps = maps.reshape(*maps.shape[:-1], -1, channels, 4, subbands)
-        order = (-2, -4, -3, -1, -5, -6)
-    return maps.transpose(*range(len(batch)), *(maps.ndim + axis for axis in order))
+        maps, kind = maps.reshape(*maps.shape[:-1], -1, channels, 4, subbands), -2
+    # split first: the gradients of slices of the whole would be padded to the whole each, and added up
+    parts = [part.squeeze(kind) for part in jnp.split(maps, 4, axis=kind)]
+    order = (*range(len(batch)), *(len(batch) + axis for axis in (2, 3, 4, 1, 0)))  # f n j c s to j c s n f
+    return [part.transpose(order) for part in parts]

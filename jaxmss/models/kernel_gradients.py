@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmss.typing import Array, Float
 
-POSITIONS = 1024  # of the image in a product, at least: below, adding up the products takes longer than they do
+POSITIONS = 4096  # of the image in a product, at most: fewer take long to add up, more leave the cache
 
 
 class Kernel(NamedTuple):
@@ -64,25 +64,29 @@ def kernel_gradient(kernel: Kernel, x: Image, ascent: Image) -> Float[Array, "p 
     (p, q), (b, f, n, g), h = kernel.size, ascent.shape, x.shape[-1]
     rows = _rows_at_a_time(b, f, n)
     shift_inputs = h < g  # the side with fewer features is the one to lay side by side
-    x = jnp.pad(x, [(0, 0), *kernel.padding, (0, 0)])
-    if not shift_inputs:
-        ascent = jnp.pad(ascent, [(0, 0), (0, 0), (q - 1, q - 1), (0, 0)])
+    around_rows, around_frames = kernel.padding
+    x = jnp.pad(x, [(0, 0), around_rows, (0, 0), (0, 0)])
 
     def add(total: Array, row: Array) -> tuple[Array, None]:
-        right = lax.dynamic_slice_in_dim(ascent, row, rows, axis=1)
+        # features first, here, once: a product wants its left side so, and each would copy it for itself
+        left = lax.dynamic_slice_in_dim(ascent, row, rows, axis=1).transpose(3, 0, 1, 2)
         if not shift_inputs:
-            right = jnp.concatenate([right[:, :, q - 1 - j :][:, :, : n + q - 1] for j in range(q)], axis=-1)
+            left = jnp.pad(left, [(0, 0), (0, 0), (0, 0), around_frames[::-1]])
+            left = jnp.concatenate([left[..., q - 1 - j :][..., :n] for j in range(q)], axis=0)
         products = []
         for i in range(p):
-            left = lax.dynamic_slice_in_dim(x, row + i, rows, axis=1)
+            right = lax.dynamic_slice_in_dim(x, row + i, rows, axis=1)
             if shift_inputs:
-                left = jnp.concatenate([left[:, :, j : j + n] for j in range(q)], axis=-1)
-            products.append(jnp.tensordot(left, right, axes=((0, 1, 2), (0, 1, 2)), precision=lax.Precision.HIGHEST))
+                right = jnp.pad(right, [(0, 0), (0, 0), around_frames, (0, 0)])
+                right = jnp.concatenate([right[:, :, j : j + n] for j in range(q)], axis=-1)
+            products.append(jnp.tensordot(left, right, axes=((1, 2, 3), (0, 1, 2)), precision=lax.Precision.HIGHEST))
         return total + jnp.stack(products), None
 
-    start = jnp.zeros((p, q * h, g) if shift_inputs else (p, h, q * g))
+    start = jnp.zeros((p, g, q * h) if shift_inputs else (p, q * g, h))
     total, _ = lax.scan(add, start, jnp.arange(0, f, rows))
-    return total.reshape(p, q, h, g) if shift_inputs else total.reshape(p, h, q, g).transpose(0, 2, 1, 3)
+    if shift_inputs:
+        return total.reshape(p, g, q, h).transpose(0, 2, 3, 1)
+    return total.reshape(p, q, g, h).transpose(0, 1, 3, 2)
 
 
 @_summed_over_devices
@@ -103,6 +107,6 @@ def depthwise_kernel_gradient(kernel: Kernel, x: Image, ascent: Image) -> Float[
 
 
 def _rows_at_a_time(b: int, f: int, n: int) -> int:
-    """Return a divisor of the number of rows `f` that makes for about `POSITIONS` positions."""
+    """Return the largest divisor of the number of rows `f` that makes for no more than `POSITIONS`, or 1."""
     most = max(1, POSITIONS // (b * n))
     return next(rows for rows in range(min(most, f), 0, -1) if f % rows == 0)

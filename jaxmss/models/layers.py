@@ -96,7 +96,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", xavier_uniform, (self.size, self.size, inputs, self.features))
         kernel = kernel.astype(self.dtype)
         if self.size == 1:
-            y = jnp.matmul(x, kernel[0, 0], precision=lax.Precision.HIGHEST)
+            y = convolve(x, kernel, ((0, 0), (0, 0)))
         elif self.depthwise:
             y = convolve_depthwise(x, kernel)
         else:

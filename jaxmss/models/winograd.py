@@ -34,6 +34,7 @@ _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 
 _A = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 LEAST_FEATURES = 64  # below, moving the transformed images costs more than their products save
+LEAST_POSITIONS = 320  # of the images: below, transforming the kernel does
 
 
 @jax.custom_vjp
@@ -59,7 +60,9 @@ convolve_3x3.defvjp(_forward, _backward)
 
 
 def _convolve_quickly(x: Array, kernel: Array) -> Array:
-    if min(kernel.shape[2:]) < LEAST_FEATURES or x.shape[1] % 4 or x.dtype != jnp.float32:
+    b, f, n, h = x.shape
+    small = min(h, kernel.shape[3]) < LEAST_FEATURES or b * f * n < LEAST_POSITIONS
+    if small or f % 4 or x.dtype != jnp.float32:
         return _convolve_directly(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_convolve_by_winograd, default=_convolve_directly)
 
