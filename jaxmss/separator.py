@@ -144,14 +144,19 @@ def chunking_of(config: Any, options: Options) -> Chunking:
     """Return the chunking of `options` for the network of `config`, in samples of its rate.
 
     Networks whose config tells the windows that suit them have segments in the middle of those. The step from segment
-    to segment is rounded down, as in Demucs.
+    to segment is rounded down, as in Demucs. Raises `InputError` if a transformer were to hear more at once than in
+    training: it knows no positions beyond.
     """
     seconds = config.segment if options.segment is None else options.segment
     context = config.context if options.context is None else options.context
     share = getattr(config, "overlap", 0.0) if options.overlap is None else options.overlap
     segment = round(seconds * config.sample_rate)
+    around = round(context * config.sample_rate)
+    if getattr(config, "transformer", None):
+        remedy = f"with its context on both sides it must be at most {config.segment:g} s, as in training"
+        check(segment + 2 * around <= round(config.segment * config.sample_rate), "segment", seconds, remedy)
     overlap = min(segment - int((1 - share) * segment), segment // 2)
-    return Chunking(segment, round(context * config.sample_rate), overlap, getattr(config, "windows", None))
+    return Chunking(segment, around, overlap, getattr(config, "windows", None))
 
 
 def separate(

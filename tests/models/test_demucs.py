@@ -22,6 +22,8 @@ from golden_weights import wave
 from jaxmss import models
 from jaxmss.checkpoints.demucs_names import from_demucs_state
 from jaxmss.demucs_config import STEMS, DemucsConfig, HybridDemucsConfig, ResidualBranch, Transformer
+from jaxmss.errors import InputError
+from jaxmss.options import Options
 from jaxmss.separator import Separator, separate
 
 # of levels along frequency a small window has few: the LSTMs and the attention come early
@@ -183,6 +185,15 @@ def test_tracks_equal_the_package_to_their_ends(kind, arguments, config):
         normal = torch.from_numpy((track - mean) / deviation)[None]
         expected = apply_model(theirs, normal, shifts=0, split=True, overlap=0.25)[0].numpy() * deviation + mean
         assert relative_error(separate(model, track), expected) <= 2e-5
+
+
+def test_a_transformer_hears_no_more_at_once_than_in_training():
+    model = Separator(SMALL_HT, tiny.drawn(SMALL_HT))
+    track = wave(5, (2, 30_000))
+    assert np.isfinite(separate(model, track, options=Options(segment=0.2, context=0.05))).all()
+    for options in (Options(segment=0.4), Options(context=0.01)):
+        with pytest.raises(InputError, match=r"'segment' \(=0\.[34]\) cannot be used: .* at most 0\.3 s"):
+            separate(model, track, options=options)
 
 
 def test_gradients_of_a_published_network_equal_the_package():
