@@ -13,8 +13,9 @@ from jaxtyping import install_import_hook
 os.environ["JAXMSS_CACHE"] = tempfile.mkdtemp(prefix="jaxmss-test-cache-")
 atexit.register(shutil.rmtree, os.environ["JAXMSS_CACHE"], ignore_errors=True)
 install_import_hook("jaxmss", "beartype.beartype")
-# most of the tests' time goes to compiling; what is compared with published outputs is compiled by `optimised.jit`
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# compiling would be most of the tests' time; what is compared with published outputs is compiled by `optimised.jit`
+SOON = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SOON}"
 # a shell starts what it runs in the background deaf to Ctrl-C, and so would be all processes that the tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""Programs as users run them: the tests' own are compiled without optimisation, which takes three quarters as long."""
+"""Programs as users run them: the tests' own are compiled without optimisation, in a fifth of the time or less."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import functools
 
 import jax
 
-OPTIONS = {"xla_backend_optimization_level": "3"}  # XLA's own default
+OPTIONS = {"xla_backend_optimization_level": "3", "xla_cpu_use_fusion_emitters": True}  # XLA's own defaults
 
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
