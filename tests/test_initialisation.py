@@ -32,8 +32,7 @@ NETWORKS = {
 def initialiser(config: ResUNetConfig) -> Callable[[jax.Array], Variables]:
     second = jnp.zeros((1, config.channels, config.sample_rate))
     init = models.build(config).init
-    quick = {"xla_backend_optimization_level": 0}  # it runs for a moment, and would compile for half a minute
-    return jax.jit(lambda key: init(key, second), compiler_options=quick)
+    return jax.jit(lambda key: init(key, second))
 
 
 def fresh(arch: str, seed: int = 0) -> dict[str, np.ndarray]:

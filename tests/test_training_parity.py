@@ -20,6 +20,7 @@ far more closely.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -98,10 +99,9 @@ def relative(ours: PyTree, theirs: PyTree) -> float:
     """The distance of all arrays, as one vector, relative to theirs."""
     distance = length = 0.0
     for leaf, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        y = np.ravel(expected).astype(np.float64)
-        difference = np.ravel(leaf) - y
-        distance, length = distance + difference @ difference, length + y @ y
-    return float(np.sqrt(distance / length))
+        distance += float(np.linalg.norm(np.ravel(leaf - expected, order="K"))) ** 2
+        length += float(np.linalg.norm(np.ravel(expected, order="K"))) ** 2
+    return math.sqrt(distance / length)
 
 
 def compiled_step(config: Config, state: TrainState, batch: Batch) -> Callable[[TrainState, Batch], tuple]:

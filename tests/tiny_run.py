@@ -22,7 +22,7 @@ SMALLEST = DemucsConfig(sources=("vocals",), width=4, depth=1, residual=Residual
 def config(**changes: Any) -> Config:
     """A run of a network with one level."""
     network = replace(
-        models.architecture("mobilenet-subband"), widths=(2,), segment=1.0, context=0.25, sources=("vocals",)
+        models.architecture("cws-small"), widths=(2,), blocks=1, segment=1.0, context=0.25, sources=("vocals",)
     )
     fields = {"data": Data(batch=2, seconds=0.5), "checkpoints": Checkpoints(every=1, keep=2), **changes}
     return Config(**{"model": network, **fields})
