@@ -21,7 +21,6 @@ from jaxmss.models.local_attention import NEVER
 from jaxmss.typing import Array, DTypeLike, Float
 
 MAX_PERIOD = 10000.0  # of the sines of positions
-BLOCK = 128  # queries whose weights are held at a time: those of all of them would leave the cache of a CPU
 LAYER_SCALE = 1e-4  # with which each part of a layer is added before training
 
 Tokens = Float[Array, "b _ h"]
@@ -121,36 +120,33 @@ class Attention(nn.Module):
         features, heads = x.shape[-1], self.config.heads
         zeros = nn.initializers.zeros
 
-        def split(tokens: Tokens, name: str) -> Float[Array, "b d _ _"]:
+        def split(tokens: Tokens, name: str) -> Float[Array, "d b _ _"]:
             projected = Projection(features, self.dtype, torch_attention_uniform, zeros, name=name)(tokens)
-            return projected.reshape(*tokens.shape[:2], heads, -1).swapaxes(1, 2)
+            return projected.reshape(*tokens.shape[:2], heads, -1).transpose(2, 0, 1, 3)
 
         query, key, value = split(x, "query"), split(memory, "key"), split(memory, "value")
         dropout = self.config.dropout if train and self.has_rng("dropout") else 0.0
         rng = self.make_rng("dropout") if dropout else None
         scale = 1 / math.sqrt(features // heads)
 
-        def attend(numbered: tuple[Array, Array]) -> Array:
-            number, queries = numbered
-            logits = jnp.einsum("bdsh,bdth->bdst", queries * scale, key, precision=lax.Precision.HIGHEST)
+        def attend(head: tuple[Array, Array, Array, Array]) -> Array:
+            number, query, key, value = head
+            logits = jnp.einsum("bsh,bth->bst", query * scale, key, precision=lax.Precision.HIGHEST)
             logits = logits.astype(jnp.float32)
             if lengths is not None:
-                counts = jnp.arange(key.shape[2]) < lengths[:, None]
-                logits = jnp.where(counts[:, None, None], logits, NEVER)
+                counts = jnp.arange(key.shape[1]) < lengths[:, None]
+                logits = jnp.where(counts[:, None], logits, NEVER)
             weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
             total = weights.sum(-1, keepdims=True)
             if rng is not None:
                 kept = jax.random.bernoulli(jax.random.fold_in(rng, number), 1 - dropout, weights.shape)
                 weights = jnp.where(kept, weights / (1 - dropout), 0)
-            mixed = jnp.einsum("bdst,bdth->bdsh", weights.astype(self.dtype), value, precision=lax.Precision.HIGHEST)
+            mixed = jnp.einsum("bst,bth->bsh", weights.astype(self.dtype), value, precision=lax.Precision.HIGHEST)
             return (mixed / total).astype(self.dtype)  # cheaper here than for every weight
 
-        b, _, count, width = query.shape
-        blocks = -(-count // BLOCK)
-        query = jnp.pad(query, [(0, 0), (0, 0), (0, blocks * BLOCK - count), (0, 0)])
-        query = query.reshape(b, heads, blocks, BLOCK, width).transpose(2, 0, 1, 3, 4)
-        mixed = lax.map(attend, (jnp.arange(blocks), query))
-        mixed = mixed.transpose(1, 0, 3, 2, 4).reshape(b, blocks * BLOCK, features)[:, :count]
+        # one head at a time: the weights of all of them would be hundreds of megabytes
+        mixed = lax.map(attend, (jnp.arange(heads), query, key, value))
+        mixed = mixed.transpose(1, 2, 0, 3).reshape(x.shape)
         return Projection(features, self.dtype, torch_uniform, zeros, name="out")(mixed)
 
 
