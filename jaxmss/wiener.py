@@ -7,9 +7,10 @@ constants of the package norbert 0.2.1, which computes in float64.
 
 Float32 will do because no covariance is formed or inverted: those of nearly mono tracks are so near to singular that
 rounding would make up their determinants. The filtered sources are also the ones of least energy, relative to their
-covariances, that sum to the mixture. Gram-Schmidt on the factors of the covariances finds them. Before that the
-channels are turned to their mean and their differences, to which the model is indifferent: what the channels share
-then takes no digits from what tells them apart.
+covariances, that sum to the mixture. Gram-Schmidt on the factors of the covariances finds them. Before that each
+bin's channels are made about equally loud, by powers of two, and turned to their mean and their differences: what they
+share then takes no digits from what tells them apart. The model does not mind, as long as powers are those of the
+channels as they were, and the noise is taken along.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from jaxmss.typing import Array, Complex, Float
 EPSILON = 2.0**-52  # added to sums of power by which is divided
 NOISE = 2.0**-26  # power of the white noise in the model of a mixture with peaks of `PEAK`
 PEAK = 10.0  # largest magnitude to which louder mixtures are brought
+MOST = 40  # powers of two by which a channel is raised: 240 dB, more than float32 holds below the peak
 SILENCE = 1e-18  # power that has no direction: float32 does not hold the square of its inverse, which gradients need
 
 
@@ -42,13 +44,15 @@ def wiener(
         return spectra
     power = jnp.max(_power(mixture), axis=(-3, -2, -1), keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(1, jnp.sqrt(power) / PEAK))
-    turned = _turn(mixture) / scale
+    gains = jax.lax.stop_gradient(_gains(mixture))
+    turned = _turn(mixture, gains) / scale
+    scale, each = scale[..., None, :, :, :], gains[..., None, :, :, :]  # of each source
 
     def iterate(sources: Array, _: None) -> tuple[Array, None]:
-        return _filter(turned, *_model(sources)), None
+        return _filter(turned, *_model(sources, each), _noise(each)), None
 
-    sources, _ = jax.lax.scan(iterate, _turn(spectra) / scale[..., None, :, :, :], length=iterations)
-    return _turn_back(sources) * scale[..., None, :, :, :]
+    sources, _ = jax.lax.scan(iterate, _turn(spectra, each) / scale, length=iterations)
+    return _turn_back(sources, each) * scale
 
 
 def ratio_mask(
@@ -80,13 +84,13 @@ def filter_stems(
 
 
 def _model(
-    sources: Complex[Array, "*b j c n f"],
+    sources: Complex[Array, "*b j c n f"], gains: Float[Array, "*b 1 c 1 f"]
 ) -> tuple[Float[Array, "*b j c n f"], Complex[Array, "*b j c c 1 f"]]:
     """Return ``V`` and ``L`` for which ``L diag(V) L^H``, c by c, is ``v R`` of each source, frame and bin.
 
     ``L`` is lower triangular, with ones on its diagonal: what each channel holds of the directions of those before it.
     """
-    power = jnp.mean(_power(sources), axis=-3, keepdims=True)
+    power = jnp.mean(_power(_turn_back(sources, gains)), axis=-3, keepdims=True)
     rest = sources
     spreads, directions = [], []
     for k in range(sources.shape[-3]):
@@ -103,15 +107,17 @@ def _model(
 
 
 def _filter(
-    mixture: Complex[Array, "*b c n f"], weights: Float[Array, "*b j c n f"], factor: Complex[Array, "*b j c c 1 f"]
+    mixture: Complex[Array, "*b c n f"],
+    weights: Float[Array, "*b j c n f"],
+    factor: Complex[Array, "*b j c c 1 f"],
+    noise: Float[Array, "*b 1 c c 1 f"],
 ) -> Complex[Array, "*b j c n f"]:
-    """Return each source's mean, given that the sources and white noise sum to `mixture`.
+    """Return each source's mean, given that the sources and the noise, of that factor, sum to `mixture`.
 
     With the columns of all factors side by side, the means are ``L u`` for the ``u`` of least ``|u|^2 / V`` that gives
     the mixture. Gram-Schmidt finds it channel by channel, each freed of what those before it have determined.
     """
     channels = mixture.shape[-3]
-    noise = jnp.broadcast_to(jnp.eye(channels)[:, :, None, None], factor[..., :1, :, :, :, :].shape)
     columns = jnp.concatenate([factor, noise.astype(factor.dtype)], axis=-5)
     weights = jnp.concatenate([weights, jnp.full_like(weights[..., :1, :, :, :], NOISE)], axis=-4)
     rows = [columns[..., c, :, :, :] for c in range(channels)]
@@ -128,18 +134,35 @@ def _filter(
     return jnp.sum(factor * latent[..., :-1, None, :, :, :], axis=-3)
 
 
-def _turn(spectra: Complex[Array, "*b c n f"]) -> Complex[Array, "*b c n f"]:
-    """Turn the channels, unitarily: if they are two, to ``(left + right) / sqrt(2)`` and ``(left - right) / sqrt(2)``.
+def _gains(mixture: Complex[Array, "*b c n f"]) -> Float[Array, "*b c 1 f"]:
+    """Return the powers of two that bring a bin's channels to within a factor of two of the loudest."""
+    power = jnp.mean(_power(mixture), axis=-2, keepdims=True)
+    loudest = jnp.max(power, axis=-3, keepdims=True)
+    octaves = jnp.round(jnp.log2(loudest / jnp.where(power > 0, power, 1)) / 2)
+    raised = jnp.where(power > 0, jnp.minimum(octaves, MOST), 0)
+    return jnp.ldexp(jnp.ones_like(power), raised.astype(jnp.int32))
+
+
+def _turn(spectra: Complex[Array, "*b c n f"], gains: Float[Array, "*#b c 1 f"]) -> Complex[Array, "*b c n f"]:
+    """Turn the raised channels, unitarily: two to ``(left + right) / sqrt(2)`` and ``(left - right) / sqrt(2)``.
 
     The factors are whole numbers until the channels are subtracted, so that what is equal leaves nothing.
     """
     helmert, norms = _helmert(spectra.shape[-3])
-    return jnp.sum(helmert[:, :, None, None] * spectra[..., None, :, :, :], axis=-3) / norms[:, None, None]
+    raised = spectra * gains
+    return jnp.sum(helmert[:, :, None, None] * raised[..., None, :, :, :], axis=-3) / norms[:, None, None]
 
 
-def _turn_back(spectra: Complex[Array, "*b c n f"]) -> Complex[Array, "*b c n f"]:
+def _turn_back(spectra: Complex[Array, "*b c n f"], gains: Float[Array, "*#b c 1 f"]) -> Complex[Array, "*b c n f"]:
     helmert, norms = _helmert(spectra.shape[-3])
-    return jnp.sum((helmert / norms[:, None])[:, :, None, None] * spectra[..., :, None, :, :], axis=-4)
+    turned = jnp.sum((helmert / norms[:, None])[:, :, None, None] * spectra[..., :, None, :, :], axis=-4)
+    return turned / gains
+
+
+def _noise(gains: Float[Array, "*b 1 c 1 f"]) -> Float[Array, "*b 1 c c 1 f"]:
+    """Return the factor of noise that is white before `_turn`."""
+    helmert, norms = _helmert(gains.shape[-3])
+    return (helmert / norms[:, None])[:, :, None, None] * gains[..., None, :, :, :]
 
 
 def _helmert(channels: int) -> tuple[Float[np.ndarray, "c c"], Float[np.ndarray, " c"]]:

@@ -59,6 +59,17 @@ def test_filtered_stems_equal_norberts(channels, iterations, level):
         assert error(stem, stem_expected) < 1e-5
 
 
+@pytest.mark.parametrize("iterations", [1, 2])
+@pytest.mark.parametrize("quiet", [0.3, 1e-2, 1e-3, 1e-5])
+@pytest.mark.parametrize("channel", [0, 1])
+def test_stems_that_one_channel_barely_holds_equal_norberts(channel, quiet, iterations):
+    gains = np.ones((2, 1, 1), np.float32)
+    gains[channel] = quiet
+    spectra, mixture = scene(2, width=0.3)
+    spectra, mixture = spectra * gains, mixture * gains
+    assert error(jitted(spectra, mixture, iterations), reference(spectra, mixture, iterations)) < 1e-5
+
+
 @pytest.mark.parametrize("width", [0.0, 1e-4, 1e-2])
 def test_nearly_mono_stems_equal_norberts_though_their_covariances_are_nearly_singular(width):
     spectra, mixture = scene(2, width=width)
