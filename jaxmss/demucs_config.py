@@ -214,7 +214,7 @@ class HybridDemucsConfig:
     @property
     def windows(self) -> Windows:
         """The lengths of the network's input: any will do; a transformer hears a whole segment, as in training."""
-        return Windows(int(self.segment * self.sample_rate) if self.transformer else 1)
+        return Windows(round(self.segment * self.sample_rate) if self.transformer else 1)
 
 
 def _check_levels(config: DemucsConfig | HybridDemucsConfig) -> None:

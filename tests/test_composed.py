@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -388,6 +388,23 @@ def test_a_network_that_is_known_only_when_it_is_loaded_is_refused_then():
     assert separate(unknown, wave(1, (2, 9)), ["vocals"]).shape == (1, 2, 9)
     with pytest.raises(InputError, match="i has no stem 'other'; choose from piano"):
         separate(unknown, wave(1, (2, 9)), ["other"])
+
+
+@dataclass(frozen=True)
+class TransformerLike(DemucsLike):
+    """It was trained on segments of its own length."""
+
+    transformer: bool = True
+
+
+def test_a_transformer_that_subtracts_hears_no_more_at_once_than_in_training():
+    nets = networks()
+    nets["i"] = StandIn(TransformerLike(("other",), 0.5, 0.0))
+    model = compose(System((Part("v", ("vocals",)), Part("i", ("other",), minus=("vocals",)))), nets)
+    with pytest.raises(InputError, match=r"'segment' \(=0\.97\) cannot be used: .* at most 0\.5 s"):
+        model.plan(("other",), Options())
+    assert model.plan(("vocals",), Options())
+    assert separate(model, wave(1, (2, 99)), options=Options(segment=0.3, context=0.1)).shape == (2, 2, 99)
 
 
 def test_stems_that_are_cut_differently_cannot_be_subtracted_together():
