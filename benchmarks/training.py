@@ -140,8 +140,8 @@ def against_pytorch(arch: str, batch: int, seconds: float, rounds: int) -> None:
 
 def scaling(arch: str, batch: int, seconds: float, rounds: int) -> None:
     common = ["--seconds", str(seconds), "--archs", arch, "--contender", "jax", "--batch"]
-    examples = f"{arch}, {batch} x {seconds:g} s"
-    row(f"{examples}: devices", "ms a step, median", "shares one by one", "overhead", "to one device")
+    columns = ("ms a step, median", "shares one by one", "overhead", "to one device")
+    row(f"{arch}, {batch} x {seconds:g} s: devices", *columns)
     row(*["---"] * 5)
     for count in DEVICES:  # three processes at a time: the state of eight devices takes gigabytes
         sizes = {"divided": batch, "share": batch // count, "one": batch}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmss.chunking import Block, Chunking, Segment, Stems, cut, join
+from jaxmss.config import check
 from jaxmss.errors import InputError
 from jaxmss.levels import Level
 from jaxmss.options import Options
@@ -138,12 +139,23 @@ class Cascade:
 def cascade_of(stages: Sequence[Stage], stems: tuple[str, ...], chunking: Chunking, options: Options) -> Cascade:
     """Return the cascade that separates a track as `options` say: cut once, or at several random places.
 
-    The places are drawn from a fixed seed, so that the same track gives the same stems.
+    The places are drawn from a fixed seed, so that the same track gives the same stems. Raises `InputError` if a
+    transformer were to hear more at once than in training: it knows no positions beyond.
     """
+    for stage in stages:
+        _check_heard(stage.network.config, chunking)
     shifts = options.shifts or 1
     furthest = stages[0].network.config.sample_rate // 2
     drawn = np.random.default_rng(0).integers(0, furthest + 1, shifts).tolist() if shifts > 1 else [0]
     return Cascade(tuple(stages), stems, chunking, tuple(drawn), options.batch_size)
+
+
+def _check_heard(config: Any, chunking: Chunking) -> None:
+    if getattr(config, "transformer", None):
+        longest, rate = config.segment, config.sample_rate
+        remedy = f"with its context on both sides it must be at most {longest:g} s, as in training"
+        heard = chunking.segment + 2 * chunking.context
+        check(heard <= round(longest * rate), "segment", chunking.segment / rate, remedy)
 
 
 def average(

@@ -10,7 +10,7 @@ from jaxmss.cascade import Cascade, Network, Stage, cascade_of
 from jaxmss.errors import InputError, suggest
 from jaxmss.options import Options
 from jaxmss.refinement import check_complete
-from jaxmss.separator import check_heard, choose, chunking_of
+from jaxmss.separator import choose, chunking_of
 from jaxmss.systems import Part, System, linked, needed
 
 
@@ -93,8 +93,6 @@ class ComposedSeparator:
                 f"The stems of {names} are subtracted together, but cut differently; give these parts the same "
                 "segment, context, overlap and shifts"
             )
-        for network in networks:  # those that subtract hear what the others do
-            check_heard(network.config, cut[0][0])
         stages = [_stage(part, network) for part, network in zip(group, networks, strict=True)]
         wanted = tuple(stem for stem in sources if any(stem in part.stems for part in group))
         return cascade_of(stages, wanted, cut[0][0], roots[0][1])  # in the windows that suit the first

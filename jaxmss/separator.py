@@ -144,25 +144,14 @@ def chunking_of(config: Any, options: Options) -> Chunking:
     """Return the chunking of `options` for the network of `config`, in samples of its rate.
 
     Networks whose config tells the windows that suit them have segments in the middle of those. The step from segment
-    to segment is rounded down, as in Demucs. Raises `InputError` as `check_heard` does.
+    to segment is rounded down, as in Demucs.
     """
     seconds = config.segment if options.segment is None else options.segment
     context = config.context if options.context is None else options.context
     share = getattr(config, "overlap", 0.0) if options.overlap is None else options.overlap
     segment = round(seconds * config.sample_rate)
     overlap = min(segment - int((1 - share) * segment), segment // 2)
-    chunking = Chunking(segment, round(context * config.sample_rate), overlap, getattr(config, "windows", None))
-    check_heard(config, chunking)
-    return chunking
-
-
-def check_heard(config: Any, chunking: Chunking) -> None:
-    """Raise `InputError` if a transformer were to hear more at once than in training: it knows no positions beyond."""
-    if getattr(config, "transformer", None):
-        longest, rate = config.segment, config.sample_rate
-        remedy = f"with its context on both sides it must be at most {longest:g} s, as in training"
-        heard = chunking.segment + 2 * chunking.context
-        check(heard <= round(longest * rate), "segment", chunking.segment / rate, remedy)
+    return Chunking(segment, round(context * config.sample_rate), overlap, getattr(config, "windows", None))
 
 
 def separate(

@@ -47,9 +47,10 @@ def wiener(
     gains = jax.lax.stop_gradient(_gains(mixture))
     turned = _turn(mixture, gains) / scale
     scale, each = scale[..., None, :, :, :], gains[..., None, :, :, :]  # of each source
+    noise = _noise(each)
 
     def iterate(sources: Array, _: None) -> tuple[Array, None]:
-        return _filter(turned, *_model(sources, each), _noise(each)), None
+        return _filter(turned, *_model(sources, each), noise), None
 
     sources, _ = jax.lax.scan(iterate, _turn(spectra, each) / scale, length=iterations)
     return _turn_back(sources, each) * scale
@@ -135,7 +136,7 @@ def _filter(
 
 
 def _gains(mixture: Complex[Array, "*b c n f"]) -> Float[Array, "*b c 1 f"]:
-    """Return the powers of two that bring a bin's channels to within a factor of two of the loudest."""
+    """Return the powers of two that bring a bin's channels closest to the loudest."""
     power = jnp.mean(_power(mixture), axis=-2, keepdims=True)
     loudest = jnp.max(power, axis=-3, keepdims=True)
     octaves = jnp.round(jnp.log2(loudest / jnp.where(power > 0, power, 1)) / 2)
@@ -154,15 +155,17 @@ def _turn(spectra: Complex[Array, "*b c n f"], gains: Float[Array, "*#b c 1 f"])
 
 
 def _turn_back(spectra: Complex[Array, "*b c n f"], gains: Float[Array, "*#b c 1 f"]) -> Complex[Array, "*b c n f"]:
-    helmert, norms = _helmert(spectra.shape[-3])
-    turned = jnp.sum((helmert / norms[:, None])[:, :, None, None] * spectra[..., :, None, :, :], axis=-4)
-    return turned / gains
+    return jnp.sum(_unitary(spectra.shape[-3]) * spectra[..., :, None, :, :], axis=-4) / gains
 
 
 def _noise(gains: Float[Array, "*b 1 c 1 f"]) -> Float[Array, "*b 1 c c 1 f"]:
     """Return the factor of noise that is white before `_turn`."""
-    helmert, norms = _helmert(gains.shape[-3])
-    return (helmert / norms[:, None])[:, :, None, None] * gains[..., None, :, :, :]
+    return gains[..., None, :, :, :] * _unitary(gains.shape[-3])
+
+
+def _unitary(channels: int) -> Float[np.ndarray, "c c 1 1"]:
+    helmert, norms = _helmert(channels)
+    return (helmert / norms[:, None])[:, :, None, None]
 
 
 def _helmert(channels: int) -> tuple[Float[np.ndarray, "c c"], Float[np.ndarray, " c"]]:

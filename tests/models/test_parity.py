@@ -82,7 +82,7 @@ def test_gradients_and_statistics_equal_the_twin(arch, batch, channels, samples,
         estimate, changed = network.apply(inputs, mixture, train=train, mutable=["batch_stats"])
         return jnp.mean((estimate - target[:, None]) ** 2), changed
 
-    # its rounding errors, three times as large without optimisation, would pass the tolerance
+    # its rounding errors, three times as large without optimisation, would exceed the tolerance
     jit = optimised.jit if arch == "mobilenet-subband" else jax.jit
     compute = jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (gradients, to_mixture), changed = compute(variables["params"], mixture)
