@@ -8,8 +8,7 @@ def get_config() -> Config:
     """Return the published recipe: 8 GPUs with 8 examples each, 10 s long, every stem of a track of its own.
 
     There are 360 epochs, each with an example for every second of the tracks, 19,400. Stems are scaled, turned round
-    and mirrored at random; the published gains are 0.25 to 1.25, even in amplitude, and here they are even in dB. No
-    pitch or tempo is changed, which was done to a fifth of the stems.
+    and mirrored at random. No pitch or tempo is changed, which was done to a fifth of the stems.
     """
     model = architecture("demucs")
     return Config(
@@ -18,7 +17,7 @@ def get_config() -> Config:
             parts=tuple(Part(source, (source,)) for source in model.sources),
             seconds=10.0,
             batch=64,
-            gain=(-12.0, 1.9),
+            gain=(0.25, 1.25),
             swap_channels=0.5,
             flip_polarity=0.5,
         ),

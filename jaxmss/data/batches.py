@@ -104,7 +104,7 @@ class Examples:
         return moments
 
     def _chunk(self, random: np.random.Generator, stems: tuple[str, ...], song: Song, start: int) -> Chunk:
-        gain = 10 ** (random.uniform(*self.data.gain) / 20)
+        gain = random.uniform(*self.data.gain)
         sign = -1 if random.random() < self.data.flip_polarity else 1
         return Chunk(song, stems, start, sign * gain, bool(random.random() < self.data.swap_channels))
 

@@ -53,7 +53,7 @@ class Data:
       seconds: length of an example.
       batch: examples in a step, over all devices.
       remix: probability that the parts of an example come from tracks of their own, not from one moment of one track.
-      gain: least and greatest random gain of a chunk, in dB.
+      gain: least and greatest factor of a chunk's amplitude, drawn evenly between them.
       swap_channels: probability that a chunk's channels are swapped.
       flip_polarity: probability that a chunk's sign is flipped.
       threads: that read audio, in each process.
@@ -70,7 +70,7 @@ class Data:
     seconds: float = 3.0
     batch: int = 64
     remix: float = 1.0
-    gain: tuple[float, float] = (0.0, 0.0)
+    gain: tuple[float, float] = (1.0, 1.0)
     swap_channels: float = 0.0
     flip_polarity: float = 0.0
     threads: int = 8
@@ -81,7 +81,7 @@ class Data:
         check(0 < self.seconds <= 600, "seconds", self.seconds, "it must be above 0 s and at most 600 s")
         check(self.batch >= 1, "batch", self.batch, "it must be at least 1")
         check(self.threads >= 1, "threads", self.threads, "it must be at least 1")
-        check(self.gain[0] <= self.gain[1], "gain", self.gain, "give the least gain first")
+        check(0 <= self.gain[0] <= self.gain[1], "gain", self.gain, "give factors, the least first")
         for name in ("remix", "swap_channels", "flip_polarity"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "it must be 0 to 1")
 
