@@ -5,7 +5,7 @@ from jaxmss.training.config import Config, Data, Optim, Part
 
 
 def get_config() -> Config:
-    """Return the published recipe: 8 GPUs with 8 examples each, 10 s long, every stem of a track of its own.
+    """Return the published recipe: 8 GPUs with 8 examples each, 10 s long, the track of every stem drawn by itself.
 
     There are 360 epochs, each with an example for every second of the tracks, 19,400. Stems are scaled, turned round
     and mirrored at random. No pitch or tempo is changed, which was done to a fifth of the stems.

@@ -154,8 +154,7 @@ def _check_heard(config: Any, chunking: Chunking) -> None:
     if getattr(config, "transformer", None):
         longest, rate = config.segment, config.sample_rate
         remedy = f"with its context on both sides it must be at most {longest:g} s, as in training"
-        heard = chunking.segment + 2 * chunking.context
-        check(heard <= round(longest * rate), "segment", chunking.segment / rate, remedy)
+        check(chunking.window <= round(longest * rate), "segment", chunking.segment / rate, remedy)
 
 
 def average(

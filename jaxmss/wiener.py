@@ -15,6 +15,8 @@ channels as they were, and the noise is taken along.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,16 @@ NOISE = 2.0**-26  # power of the white noise in the model of a mixture with peak
 PEAK = 10.0  # largest magnitude to which louder mixtures are brought
 MOST = 40  # powers of two by which a channel is raised: 240 dB, more than float32 holds below the peak
 SILENCE = 1e-18  # power that has no direction: float32 does not hold the square of its inverse, which gradients need
+
+
+class Basis(NamedTuple):
+    """How the channels of each bin are raised and turned, and back: rows are what is turned to, columns are channels.
+
+    Whole numbers times powers of two, and so exact, but for the thirds of three channels on the way back.
+    """
+
+    forward: Float[Array, "*b 1 c c 1 f"]
+    backward: Float[Array, "*b 1 c c 1 f"]
 
 
 def wiener(
@@ -44,16 +56,15 @@ def wiener(
         return spectra
     power = jnp.max(_power(mixture), axis=(-3, -2, -1), keepdims=True)
     scale = jax.lax.stop_gradient(jnp.maximum(1, jnp.sqrt(power) / PEAK))
-    gains = jax.lax.stop_gradient(_gains(mixture))
-    turned = _turn(mixture, gains) / scale
-    scale, each = scale[..., None, :, :, :], gains[..., None, :, :, :]  # of each source
-    noise = _noise(each)
+    scale, mixture = scale[..., None, :, :, :], mixture[..., None, :, :, :]
+    basis = jax.lax.stop_gradient(_basis(mixture))
+    turned = _turn(mixture, basis)[..., 0, :, :, :] / scale[..., 0, :, :, :]
 
     def iterate(sources: Array, _: None) -> tuple[Array, None]:
-        return _filter(turned, *_model(sources, each), noise), None
+        return _filter(turned, *_model(sources, basis), basis.forward), None
 
-    sources, _ = jax.lax.scan(iterate, _turn(spectra, each) / scale, length=iterations)
-    return _turn_back(sources, each) * scale
+    sources, _ = jax.lax.scan(iterate, _turn(spectra, basis) / scale, length=iterations)
+    return _turn_back(sources, basis) * scale
 
 
 def ratio_mask(
@@ -85,13 +96,13 @@ def filter_stems(
 
 
 def _model(
-    sources: Complex[Array, "*b j c n f"], gains: Float[Array, "*b 1 c 1 f"]
+    sources: Complex[Array, "*b j c n f"], basis: Basis
 ) -> tuple[Float[Array, "*b j c n f"], Complex[Array, "*b j c c 1 f"]]:
     """Return ``V`` and ``L`` for which ``L diag(V) L^H``, c by c, is ``v R`` of each source, frame and bin.
 
     ``L`` is lower triangular, with ones on its diagonal: what each channel holds of the directions of those before it.
     """
-    power = jnp.mean(_power(_turn_back(sources, gains)), axis=-3, keepdims=True)
+    power = jnp.mean(_power(_turn_back(sources, basis)), axis=-3, keepdims=True)
     rest = sources
     spreads, directions = [], []
     for k in range(sources.shape[-3]):
@@ -135,44 +146,36 @@ def _filter(
     return jnp.sum(factor * latent[..., :-1, None, :, :, :], axis=-3)
 
 
-def _gains(mixture: Complex[Array, "*b c n f"]) -> Float[Array, "*b c 1 f"]:
-    """Return the powers of two that bring a bin's channels closest to the loudest."""
+def _basis(mixture: Complex[Array, "*b 1 c n f"]) -> Basis:
+    """Return what suits the loudness of each bin's channels."""
     power = jnp.mean(_power(mixture), axis=-2, keepdims=True)
+    heard = power > 0
     loudest = jnp.max(power, axis=-3, keepdims=True)
-    octaves = jnp.round(jnp.log2(loudest / jnp.where(power > 0, power, 1)) / 2)
-    raised = jnp.where(power > 0, jnp.minimum(octaves, MOST), 0)
-    return jnp.ldexp(jnp.ones_like(power), raised.astype(jnp.int32))
+    octaves = jnp.round(jnp.log2(loudest / jnp.where(heard, power, 1)) / 2)
+    raised = jnp.where(heard, jnp.minimum(octaves, MOST), 0)
+    gains = jnp.ldexp(jnp.ones_like(power), raised.astype(jnp.int32))
+
+    turns = heard.all(-3, keepdims=True)[..., None, :, :, :]  # silence has nothing in common with what is heard
+    channels = mixture.shape[-3]
+    rows = jnp.where(turns, _helmert(channels)[:, :, None, None], np.eye(channels)[:, :, None, None])
+    each = gains[..., None, :, :, :]
+    return Basis(rows * each, rows / jnp.sum(rows**2, axis=-3, keepdims=True) / each)
 
 
-def _turn(spectra: Complex[Array, "*b c n f"], gains: Float[Array, "*#b c 1 f"]) -> Complex[Array, "*b c n f"]:
-    """Turn the raised channels, unitarily: two to ``(left + right) / sqrt(2)`` and ``(left - right) / sqrt(2)``.
-
-    The factors are whole numbers until the channels are subtracted, so that what is equal leaves nothing.
-    """
-    helmert, norms = _helmert(spectra.shape[-3])
-    raised = spectra * gains
-    return jnp.sum(helmert[:, :, None, None] * raised[..., None, :, :, :], axis=-3) / norms[:, None, None]
+def _turn(spectra: Complex[Array, "*b j c n f"], basis: Basis) -> Complex[Array, "*b j c n f"]:
+    """Turn channels: two to ``left + right`` and ``left - right``, once raised; what is equal leaves nothing."""
+    return jnp.sum(basis.forward * spectra[..., None, :, :, :], axis=-3)
 
 
-def _turn_back(spectra: Complex[Array, "*b c n f"], gains: Float[Array, "*#b c 1 f"]) -> Complex[Array, "*b c n f"]:
-    return jnp.sum(_unitary(spectra.shape[-3]) * spectra[..., :, None, :, :], axis=-4) / gains
+def _turn_back(spectra: Complex[Array, "*b j c n f"], basis: Basis) -> Complex[Array, "*b j c n f"]:
+    return jnp.sum(basis.backward * spectra[..., :, None, :, :], axis=-4)
 
 
-def _noise(gains: Float[Array, "*b 1 c 1 f"]) -> Float[Array, "*b 1 c c 1 f"]:
-    """Return the factor of noise that is white before `_turn`."""
-    return gains[..., None, :, :, :] * _unitary(gains.shape[-3])
-
-
-def _unitary(channels: int) -> Float[np.ndarray, "c c 1 1"]:
-    helmert, norms = _helmert(channels)
-    return (helmert / norms[:, None])[:, :, None, None]
-
-
-def _helmert(channels: int) -> tuple[Float[np.ndarray, "c c"], Float[np.ndarray, " c"]]:
-    """Return orthogonal rows, the sum of the channels and each one's difference to those before, and their lengths."""
+def _helmert(channels: int) -> Float[np.ndarray, "c c"]:
+    """Return orthogonal rows: the sum of the channels, and each one's difference to those before."""
     matrix = np.tri(channels, channels, -1) - np.diag(np.arange(channels))
     matrix[0] = 1
-    return matrix.astype(np.float32), np.linalg.norm(matrix, axis=1).astype(np.float32)
+    return matrix.astype(np.float32)
 
 
 def _power(spectra: Complex[Array, "*b"]) -> Float[Array, "*b"]:

@@ -405,6 +405,10 @@ def test_a_transformer_that_subtracts_hears_no_more_at_once_than_in_training():
         model.plan(("other",), Options())
     assert model.plan(("vocals",), Options())
     assert separate(model, wave(1, (2, 99)), options=Options(segment=0.3, context=0.1)).shape == (2, 2, 99)
+    # windows of "t" are 30, 37, 44, 51, ... samples long
+    rounded = compose(System((Part("t", ("drums",), segment=0.5), Part("i", ("other",), minus=("drums",)))), nets)
+    with pytest.raises(InputError, match=r"'segment' \(=0\.5\) cannot be used: .* at most 0\.5 s"):
+        rounded.plan(("other",), Options())
 
 
 def test_stems_that_are_cut_differently_cannot_be_subtracted_together():

@@ -70,6 +70,21 @@ def test_stems_that_one_channel_barely_holds_equal_norberts(channel, quiet, iter
     assert error(jitted(spectra, mixture, iterations), reference(spectra, mixture, iterations)) < 1e-5
 
 
+@pytest.mark.parametrize("iterations", [1, 10])
+@pytest.mark.parametrize("silent", [0, 1, "in turns"])
+def test_stems_of_a_silent_channel_equal_norberts(silent, iterations):
+    gains = np.ones((2, 1, 17), np.float32)
+    if silent == "in turns":  # each bin on one side
+        gains[0, :, ::2] = gains[1, :, 1::2] = 0
+    else:
+        gains[silent] = 0
+    spectra, mixture = scene(2)
+    spectra, mixture = spectra * gains, mixture * gains
+    filtered = jitted(spectra, mixture, iterations)
+    assert error(filtered, reference(spectra, mixture, iterations)) < 1e-5
+    assert not np.any(np.asarray(filtered)[np.broadcast_to(gains == 0, filtered.shape)])
+
+
 @pytest.mark.parametrize("width", [0.0, 1e-4, 1e-2])
 def test_nearly_mono_stems_equal_norberts_though_their_covariances_are_nearly_singular(width):
     spectra, mixture = scene(2, width=width)
