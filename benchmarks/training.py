@@ -75,15 +75,19 @@ def torch_step(arch: str, batch: int, seconds: float, layout: str) -> Callable[[
 
 
 def wait_for_turns(step: Callable[[], float]) -> None:
-    """Run a step for each line that comes in, and answer with the seconds it took."""
+    """Run two steps for each line that comes in, and answer with the seconds that the second took.
+
+    The first after a wait is slower, as caches and memory went to the others, which no run of training knows.
+    """
     for _ in sys.stdin:
+        step()
         start = time.perf_counter()
         loss = step()
         print(time.perf_counter() - start, loss, file=sys.stdout, flush=True)
 
 
 def compete(contenders: dict[str, list[str]], devices: dict[str, int], rounds: int) -> dict[str, list[float]]:
-    """Start a process for each contender, and time each in turn, after two steps to compile and warm up."""
+    """Start a process for each contender, and time each in turn, after a turn to compile and warm up."""
     processes = {}
     for name, arguments in contenders.items():
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices.get(name, 1)}"
@@ -94,11 +98,11 @@ def compete(contenders: dict[str, list[str]], devices: dict[str, int], rounds: i
         )
     times: dict[str, list[float]] = {name: [] for name in contenders}
     try:
-        for number in range(rounds + 2):
+        for number in range(rounds + 1):
             for name, process in processes.items():
                 print(file=process.stdin, flush=True)
                 taken = float(process.stdout.readline().split()[0])
-                if number >= 2:
+                if number >= 1:
                     times[name].append(taken)
     finally:
         for process in processes.values():
