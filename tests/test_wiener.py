@@ -91,6 +91,19 @@ def test_nearly_mono_stems_equal_norberts_though_their_covariances_are_nearly_si
     assert error(jitted(spectra, mixture, 1), reference(spectra, mixture, 1)) < 1e-5
 
 
+@pytest.mark.parametrize("gain", [1.0, 0.9, 0.7, -0.8, 0.3])
+def test_stems_of_a_mono_track_with_one_channel_turned_down_equal_norberts(gain):
+    time = np.arange(44100) / 44100
+    tones = [sum(np.sin(2 * np.pi * pitch * k * time + k) / k for k in range(1, 12)) for pitch in (110, 165, 220.5)]
+    stems = 0.05 * np.stack(tones)[:, None] * np.array([1, gain])[:, None]
+    mixture = np.round(stems.sum(0) * 32768) / 32768  # all that tells the channels apart is the rounding of 16 bits
+    estimates = 0.85 * stems + 0.05 * mixture
+    spectra, mixed = (np.asarray(stft(jnp.asarray(x, jnp.float32), 4096, 1024)) for x in (estimates, mixture))
+    ours, expected = jitted(spectra, mixed, 1), reference(spectra, mixed, 1)
+    for stem, stem_expected in zip(ours, expected, strict=True):
+        assert error(stem, stem_expected) < 1e-6
+
+
 @pytest.mark.parametrize("gains", [(1, 0), (1, 0.3), (0, 1)])
 def test_stems_in_one_direction_equal_norberts(gains):
     spectra, mixture = (array[..., :1, :, :] * np.float32(gains)[:, None, None] for array in scene(1))
