@@ -40,7 +40,8 @@ def separate(
         model: published name (see `jaxmss models`), checkpoint directory, training run, or JSON file of a system of
             networks, as eval.py takes them.
         stems: comma-separated stems to write (default: all of the model's).
-        two_stems: write this stem and `no_<stem>`, the rest; the two sum to the mixture.
+        two_stems: write this stem and `no_<stem>`, the rest; the two sum to the mixture, or to what `clipping`
+            rescales it to.
         format: of the stems: 16 or 24 bit or float WAV, FLAC, MP3.
         clipping: beyond full scale: rescale all stems of the track together, clamp, or none (wav32f).
         overwrite: replace existing stems instead of keeping them.
@@ -201,6 +202,11 @@ def synthesize_data(
     return command.synth(directory, songs, seconds, seed)
 
 
+def _close_output() -> None:
+    """Have what is still to be printed go nowhere, lest it fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, with 1 if some inputs failed, with 2 for a mistake in the input."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -213,8 +219,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"jaxmss: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the rest is flushed to at exit
+        _close_output()
         sys.exit(1)
+    except OSError as error:  # a path that may not be looked at or is too long, a full disk under the output
+        what = f"{str(error.filename)!r}: {error.strerror}" if error.filename else error
+        print(f"jaxmss: {what}; check the path, its permissions and its disk", file=sys.stderr)
+        if not error.filename:  # it was the output
+            _close_output()
+        sys.exit(2)
     except KeyboardInterrupt:
         print(
             "jaxmss: interrupted; what was finished is complete, the rest was not written", file=sys.stderr, flush=True

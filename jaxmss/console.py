@@ -56,28 +56,33 @@ def tell(reports: Iterable[Report], output: Path) -> int:
     0 if all went well, 1 if some inputs failed, 2 if all did.
     """
     done, failed = 0, list[str]()
-    for report in reports:
-        if report.error is not None:
-            named = "" if str(report.path) in report.error else f"{str(report.path)!r}: "
-            failed.append(f"{named}{report.error}")
-            continue
-        done += 1
-        if not report.written:
-            print(f"{report.path}: kept, its stems exist already (--overwrite replaces them)")
-            continue
-        speed = report.seconds / report.elapsed
-        beside = f" (kept: {', '.join(report.kept)})" if report.kept else ""
-        line = f"{report.path}{beside}: {report.seconds:.1f} s in {report.elapsed:.1f} s, {speed:.1f} x real time"
-        if report.clipped:
-            counts = ", ".join(f"{count} in {stem}" for stem, count in report.clipped.items())
-            line += f"; samples beyond full scale: {counts}"
-            line += f"; what was written is scaled by {report.gain:.3f}" if report.gain != 1 else ""
-        print(line)
-    for error in failed:
-        print(f"jaxmss: {error}", file=sys.stderr)
+    try:
+        for report in reports:
+            if report.error is not None:
+                named = "" if str(report.path) in report.error else f"{str(report.path)!r}: "
+                failed.append(f"{named}{report.error}")
+                continue
+            done += 1
+            print(_line(report))
+    finally:  # whatever ends it
+        for error in failed:
+            print(f"jaxmss: {error}", file=sys.stderr)
     if done:
         print(f"{done} of {done + len(failed)} in {output}")
     return 0 if not failed else 1 if done else 2
+
+
+def _line(report: Report) -> str:
+    if not report.written:
+        return f"{report.path}: kept, its stems exist already (--overwrite replaces them)"
+    speed = report.seconds / report.elapsed
+    beside = f" (kept: {', '.join(report.kept)})" if report.kept else ""
+    line = f"{report.path}{beside}: {report.seconds:.1f} s in {report.elapsed:.1f} s, {speed:.1f} x real time"
+    if report.clipped:
+        counts = ", ".join(f"{count} in {stem}" for stem, count in report.clipped.items())
+        line += f"; samples beyond full scale: {counts}"
+        line += f"; what was written is scaled by {report.gain:.3f}" if report.gain != 1 else ""
+    return line
 
 
 def list_models() -> None:

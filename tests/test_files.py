@@ -292,6 +292,13 @@ def test_bad_files_are_named_and_the_others_done(vocals, tmp_path):
     assert names(tmp_path / "out") == ["good", "good/vocals.wav", "zebra", "zebra/vocals.wav"]
 
 
+def test_an_output_that_is_a_link_to_itself_is_an_error(vocals, tmp_path):
+    path = save(tmp_path / "music.wav", music(0.1))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    [report] = run(vocals, [path], tmp_path / "loop")
+    assert f"{tmp_path / 'loop'} cannot be made" in report.error
+
+
 def test_an_existing_stem_survives_a_failed_overwrite(vocals, tmp_path):
     mixture = music(3.0)
     path = save(tmp_path / "music.wav", mixture)

@@ -61,7 +61,7 @@ def missing_bytes(file: BinaryIO) -> int:
 def _missing_from_chunks(file: BinaryIO, size: int, layout: _Chunks) -> int:
     position = layout.header
     size_64 = None  # RF64 keeps the size of its data in an earlier chunk
-    while True:
+    while position <= size:
         file.seek(position)
         head = file.read(layout.name + struct.calcsize(layout.size))
         if len(head) < layout.name + struct.calcsize(layout.size):
@@ -81,6 +81,7 @@ def _missing_from_chunks(file: BinaryIO, size: int, layout: _Chunks) -> int:
             return 0
         position = start + length
         position += -position % layout.alignment
+    return 0
 
 
 def _is_unfinished_ogg(file: BinaryIO, size: int) -> bool:
@@ -99,7 +100,7 @@ def _is_unfinished_ogg(file: BinaryIO, size: int) -> bool:
 def _missing_from_boxes(file: BinaryIO, size: int) -> int:
     """MP4: top-level boxes, each its size and its name (ISO/IEC 14496-12, section 4.2)."""
     position = 0
-    while True:
+    while position <= size:
         file.seek(position)
         head = file.read(16)
         if len(head) < 8:
@@ -112,12 +113,13 @@ def _missing_from_boxes(file: BinaryIO, size: int) -> int:
         position += length
         if head[4:8] in (b"mdat", b"moov", b"moof") and position > size:
             return position - size
+    return 0
 
 
 def _missing_from_matroska(file: BinaryIO, size: int) -> int:
     """Matroska and WebM: a header and one segment, whose sizes are EBML integers (RFC 8794, section 4)."""
     file.seek(4)
-    file.seek(_ebml_integer(file) or 0, os.SEEK_CUR)
+    file.seek(min(_ebml_integer(file) or 0, size), os.SEEK_CUR)
     if file.read(4) != b"\x18\x53\x80\x67":
         return 0
     length = _ebml_integer(file)
@@ -143,6 +145,6 @@ def count_mp3_frames(file: BinaryIO) -> int | None:
     first_frame = file.read(256)
     is_mpeg = first_frame[:1] == b"\xff" and first_frame[1:2] >= b"\xe0"
     at = max(first_frame.find(name, 0, 64) for name in (b"Xing", b"Info"))
-    if not is_mpeg or at < 0 or not first_frame[at + 7] & 1:
+    if not is_mpeg or at < 0 or len(first_frame) < at + 12 or not first_frame[at + 7] & 1:
         return None
     return int.from_bytes(first_frame[at + 8 : at + 12], "big")

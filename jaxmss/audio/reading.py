@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from jaxmss.errors import AudioError
 
 CHUNK = 1 << 13  # samples decoded at a time, and how precisely the place of damage in a FLAC file is told
 MP3_PADDING = 3  # MPEG frames: what an encoder adds at both ends and a decoder takes off again, and its own frame
+LARGEST_RATE = 10_000_000  # in Hz: beyond any recorder, and few enough for the 32 bits of a WAV file's bytes a second
 UNKNOWN_FRAMES = 1 << 62  # from here on libsndfile means that a header does not say how long the sound is
 # MP3 is left to FFmpeg, for libsndfile's decoder writes warnings about odd files to the terminal.
 SOUNDFILE_MAGICS = {b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"fLaC", b"OggS"}
@@ -114,6 +116,9 @@ def open_audio(path: Path | str) -> AudioReader:
         if reader.channels > 2:
             what = f"has {reader.channels} channels, but only mono and stereo can be separated"
             raise _error(path, what, "mix it down to stereo first")
+        if reader.sample_rate > LARGEST_RATE:
+            what = f"claims to have {reader.sample_rate:,} samples a second: its header is damaged"
+            raise _error(path, what, "check that it plays, or convert it to wav")
         reader._resources = resources.pop_all()
     return reader
 
@@ -136,11 +141,12 @@ class _ChangedFormat(Exception):
 
 
 def _open(path: Path) -> BinaryIO:
-    if path.is_dir():
-        raise _error(path, "is a directory", "name a file")
-    if path.exists() and not path.is_file():
-        raise _error(path, "is not a regular file", "save it to a disk first")
     try:
+        if path.is_dir():
+            os.listdir(path)  # the error of a folder that cannot be read says more
+            raise _error(path, "is a directory", "name a file")
+        if path.exists() and not path.is_file():
+            raise _error(path, "is not a regular file", "save it to a disk first")
         file = path.open("rb")
         if not file.read(1):
             file.close()
@@ -188,7 +194,7 @@ def _open_with_ffmpeg(path: Path, file: BinaryIO, resources: ExitStack) -> Audio
         raise _error(path, "holds no audio stream", "name a file with sound")
     stream = container.streams.audio[0]
     codec = stream.codec_context
-    if not codec.sample_rate:
+    if codec is None or not codec.sample_rate or not codec.layout.nb_channels:  # no decoder, or nothing to decode
         raise _error(path, "is not audio, or is damaged", "check that it plays, or convert it to wav")
     hint = _seconds(container, stream)
     promised = None

@@ -143,7 +143,7 @@ class _Download:
         request = urllib.request.Request(self.url, headers={"User-Agent": "jaxmss", "Accept-Encoding": "identity"})
         if arrived := self.arrived():
             request.add_header("Range", f"bytes={arrived}-")
-            request.add_header("If-Range", self.version.read_text())
+            request.add_header("If-Range", self.noted())
         try:
             response = urllib.request.urlopen(request, timeout=_TIMEOUT)
             self.reached = True
@@ -165,7 +165,15 @@ class _Download:
 
     def arrived(self) -> int:
         """Return the number of bytes of an earlier attempt that can be continued."""
-        return self.part.stat().st_size if self.part.exists() and self.version.exists() else 0
+        return self.part.stat().st_size if self.part.exists() and self.noted() else 0
+
+    def noted(self) -> str:
+        """Return the version of what has arrived, or nothing where the note is missing or damaged."""
+        try:
+            note = self.version.read_text("ascii")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return ""
+        return note if note.isprintable() else ""
 
     def start_of(self, response: http.client.HTTPResponse) -> int:
         """Return at which byte of the file the response starts: 0, or where the earlier attempt ended."""
@@ -174,7 +182,7 @@ class _Download:
         arrived = self.arrived()
         matched = re.match(r"bytes (\d+)-", response.headers["Content-Range"] or "")
         # A server that heeds Range but not If-Range sends the rest of another version.
-        if not matched or int(matched[1]) != arrived or _version(response) not in ("", self.version.read_text()):
+        if not matched or int(matched[1]) != arrived or _version(response) not in ("", self.noted()):
             self.discard()
             raise _Interrupted("the file on the server has changed")
         return arrived
@@ -214,8 +222,9 @@ class _Download:
 
     def failed(self, why: str) -> DownloadError:
         """Return the error that says what to do instead."""
+        line = " ".join(why.split())
         return DownloadError(
-            f"cannot fetch {self.url}: {why}; try again, or fetch it by hand and put it at {self.target}"
+            f"cannot fetch {self.url}: {line}; try again, or fetch it by hand and put it at {self.target}"
         )
 
 

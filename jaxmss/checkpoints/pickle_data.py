@@ -21,6 +21,7 @@ from jaxmss.errors import CheckpointError
 # The largest network of the project, saved with the states of its optimizer, takes 171,000.
 MAX_INSTRUCTIONS = 1_000_000
 MAX_KEY_LENGTH = 32
+MAX_NAME_LENGTH = 1000
 
 # Nothing is ever called, so this list protects nobody: it exists to tell the user that the file is an attack.
 # fmt: off
@@ -31,6 +32,7 @@ _ATTACK_MODULES = frozenset({
 _ATTACK_BUILTINS = frozenset({"eval", "exec", "execfile", "compile", "open", "__import__", "input", "breakpoint"})
 # fmt: on
 
+_CONTAINERS = (str, bytes, list, tuple, set, frozenset, dict)
 _MARK = object()
 
 
@@ -106,8 +108,9 @@ class _Machine:
     """The stack, the marks in it, and the memo."""
 
     def __init__(self, constructors: Constructors, load_persistent: Callable[[Any], Any], budget: int):
-        self.constructors = _plain_constructors(budget) | constructors
+        self.constructors = PLAIN_CONSTRUCTORS | constructors
         self.load_persistent = load_persistent
+        self.budget = budget
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -218,6 +221,8 @@ class _Machine:
             top.memo_keys.append(key)
 
     def push_global(self, name: str) -> None:
+        if len(name) > MAX_NAME_LENGTH:
+            raise ValueError("it names a class or function at too great a length")
         _check_global(name)
         self.stack.append(Global(name))
 
@@ -225,7 +230,14 @@ class _Machine:
         if not isinstance(function, Global | Opaque) or not isinstance(arguments, tuple):
             raise ValueError("it calls something that is neither a class nor a function")
         constructor = self.constructors.get(function.name) if isinstance(function, Global) else None
-        self.stack.append(Opaque(function.name) if constructor is None else constructor(*arguments))
+        if constructor is None:
+            self.stack.append(Opaque(function.name))
+            return
+        # constructors copy what they are given, which may be one long list from the memo again and again
+        self.budget -= sum(len(argument) for argument in arguments if isinstance(argument, _CONTAINERS))
+        if self.budget < 0:
+            raise ValueError("it copies more than it holds")
+        self.stack.append(constructor(*arguments))
 
     def build(self, state: Any) -> None:
         """Finish what waits for its contents; the attributes of anything else are ignored."""
@@ -256,33 +268,18 @@ class _Machine:
                 raise ValueError(f"it sets items of a {type(target).__name__}")
 
 
-def _plain_constructors(budget: int) -> Constructors:
-    """Return what makes the standard library's containers; all strings encoded to bytes are at most `budget` long.
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise ValueError("it makes bytes in a way that no pickler does")
+    return text.encode("latin1")
 
-    Protocol 2, PyTorch's, has no instruction for sets and bytes: the latter come as `_codecs.encode(text, "latin1")`.
-    """
 
-    def encode(text: str, encoding: str) -> bytes:
-        nonlocal budget
-        budget -= len(text)
-        if encoding != "latin1" or budget < 0:
-            raise ValueError("it makes bytes in a way that no pickler does")
-        return text.encode("latin1")
+def _make_set(items: Iterable[Any] = ()) -> set[Any]:
+    return {_checked_key(item) for item in items}
 
-    def make_set(items: Iterable[Any] = ()) -> set[Any]:
-        return {_checked_key(item) for item in items}
 
-    def make_dict(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
-        return {_checked_key(key): value for key, value in pairs}
-
-    constructors: Constructors = {
-        "collections.OrderedDict": make_dict,
-        "collections.defaultdict": lambda factory=None: {},
-        "_codecs.encode": encode,
-    }
-    for module in ("builtins", "__builtin__"):
-        constructors |= {f"{module}.set": make_set, f"{module}.frozenset": make_set, f"{module}.bytes": lambda: b""}
-    return constructors
+def _make_dict(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+    return {_checked_key(key): value for key, value in pairs}
 
 
 def _pairs_to_dict(items: list[Any]) -> dict[Any, Any]:
@@ -295,3 +292,15 @@ def _checked_key(key: Any) -> Any:
     if len(items) > MAX_KEY_LENGTH or any(isinstance(item, tuple | frozenset) for item in items):
         raise ValueError("a key of a dict or set is a long or nested tuple")
     return key
+
+
+# The standard library's containers. Protocol 2, PyTorch's, has no instruction for sets and bytes: the latter come as
+# `_codecs.encode(text, "latin1")`.
+PLAIN_CONSTRUCTORS: Constructors = {
+    "collections.OrderedDict": _make_dict,
+    "collections.defaultdict": lambda factory=None: {},
+    "_codecs.encode": _encode,
+}
+for _module in ("builtins", "__builtin__"):
+    PLAIN_CONSTRUCTORS |= {f"{_module}.set": _make_set, f"{_module}.frozenset": _make_set}
+    PLAIN_CONSTRUCTORS |= {f"{_module}.bytes": lambda: b""}

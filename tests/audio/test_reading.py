@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,39 @@ def test_what_is_not_audio_is_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(AudioError, match=message) as caught:
+        read(path)
+    assert_one_line_about(caught.value, path)
+
+
+def with_format(tag: int = 1, channels: int = 2, rate: int = 44100) -> bytes:
+    """Return a WAV file whose header may say what no recorder writes."""
+    form = struct.pack("<HHIIHH", tag, channels, rate, 4 * 44100, 4, 16)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", 4000) + bytes(4000)
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+
+
+def first_frame_of_an_mp3(folder: Path) -> bytes:
+    whole = write_any(folder, "mp3", music(0.5)).read_bytes()
+    return whole[: max(whole.find(b"Xing"), whole.find(b"Info")) + 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((f"{tag:x}.wav", with_format(tag)) for tag in (0x674F, 0xFFFE, 0x0FFF, 0x000A)),
+        ("none.wav", with_format(channels=0)),
+        ("fast.wav", with_format(rate=(1 << 31) - 1)),
+        ("cut.mp3", first_frame_of_an_mp3),
+        ("far.caf", b"caff\0\1\0\0junk" + struct.pack(">q", 1 << 62) + bytes(100)),
+        ("far.w64", b"riff" + bytes(36) + b"junk" + bytes(12) + struct.pack("<q", 1 << 62) + bytes(100)),
+        ("far.mp4", struct.pack(">I4sQ", 1, b"ftyp", (1 << 64) - 1) + bytes(100)),
+        ("far.webm", b"\x1aE\xdf\xa3\x01\xff\xff\xff\xff\xff\xff\xfe" + bytes(100)),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content(tmp_path) if callable(content) else content)
+    with pytest.raises(AudioError) as caught:
         read(path)
     assert_one_line_about(caught.value, path)
 

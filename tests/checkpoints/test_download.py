@@ -40,6 +40,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.if_range = True  # whether it heeds If-Range
         self.statuses: list[int] = []  # the answers to the next requests, before it works
         self.drop_after: list[int] = []  # after how many bytes the next connections break
+        self.redirect = False  # whether it sends everybody to where they are
         self.pause = 0.0  # seconds between blocks of 64 KiB
         self.length = True  # whether it states Content-Length
         self.requests: list[str | None] = []  # the Range header of each request
@@ -55,6 +56,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append(self.headers["Range"])
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.url)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if server.statuses:
             self.send_error(server.statuses.pop(0))
             return
@@ -202,6 +209,20 @@ def test_a_part_without_its_version_is_not_trusted(server, target):
     target.with_name(f"{target.name}.part").write_bytes(b"garbage of unknown origin")
     fetch(server.url, target, sha256=SHA256)
     assert_complete(target)
+
+
+@pytest.mark.parametrize("note", [b"\xff\xfe\0", b'"first"\r\nX: y', b""])
+def test_a_part_with_a_damaged_version_is_not_trusted(server, target, note):
+    break_after(server, target, 2_000_000)
+    target.with_name(f"{target.name}.part.version").write_bytes(note)
+    fetch(server.url, target, sha256=SHA256)
+    assert_complete(target)
+    assert server.requests == [None]
+
+
+def test_a_redirection_without_end_gets_one_line(server, target):
+    server.redirect = True
+    assert "redirect" in failure(server.url, target)
 
 
 def test_a_server_without_a_length_is_believed_when_the_hash_is_right(server, target):

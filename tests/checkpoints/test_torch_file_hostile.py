@@ -315,6 +315,31 @@ def test_strings_cannot_be_multiplied(tmp_path):
     assert peak < 32 << 20
 
 
+@pytest.mark.parametrize("name", ["torch\nSize", "collections\nOrderedDict", "builtins\nset", "__builtin__\nfrozenset"])
+def test_lists_cannot_be_multiplied(tmp_path, name):
+    """One long list copied again and again would, too."""
+    pairs = b"]q\x00(" + b"".join(b"K" + bytes([i % 256]) + b"N\x86" for i in range(50_000)) + b"e0"
+    again = b"h\x01h\x00\x85R"
+    path = write_archive(tmp_path / "x.pt", pairs + b"c" + name.encode() + b"\nq\x010(" + again * 5000 + b"l.")
+    tracemalloc.start()
+    message = refusal(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "damaged" in message
+    assert peak < 64 << 20
+
+
+def test_names_cannot_be_multiplied(tmp_path):
+    text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
+    path = write_archive(tmp_path / "x.pt", text + b"q\x000(" + b"h\x00h\x00\x93" * 5000 + b"l.")
+    tracemalloc.start()
+    message = refusal(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "damaged" in message
+    assert peak < 32 << 20
+
+
 def test_a_pickle_of_too_many_instructions_is_refused(tmp_path):
     path = write_archive(tmp_path / "x.pt", b"(" + b"\x8f" * 1_100_000 + b"l.")
     assert "over 1,000,000 instructions" in refusal(path)
