@@ -48,7 +48,8 @@ def main() -> None:
     with claimed(Path(run), settings), RunCheckpoints(Path(run), settings.checkpoints) as checkpoints:
         if task == "save":
             for step in map(int, steps):
-                checkpoints.save(step, placed(settings, step)[1], float(step))
+                checkpoints.save(step, placed(settings, step)[1])
+                checkpoints.score(step, float(step))
         else:
             whole, like = placed(settings, int(steps[0]))
             restored = checkpoints.restore_latest(like, lambda line: print("told:", line))

@@ -25,7 +25,7 @@ CONFIG = tiny_run.config(model=tiny_run.SMALLEST)
 def save(run: Path, sdr: dict[int, float | None], config: Config = CONFIG) -> None:
     with RunCheckpoints(run, config.checkpoints) as checkpoints:
         for step, value in sdr.items():
-            checkpoints.save(step, tiny_run.state(config, step), value)
+            tiny_run.save(checkpoints, step, tiny_run.state(config, step), value)
 
 
 def restored(run: Path, config: Config = CONFIG) -> tuple[object, list[str]]:

@@ -30,7 +30,7 @@ def train(directory: Path, sdr: dict[int, float | None], config: Config = CONFIG
     """A run with the checkpoints of these steps."""
     with claimed(directory, config), RunCheckpoints(directory, config.checkpoints) as checkpoints:
         for step, value in sdr.items():
-            checkpoints.save(step, tiny_run.state(config, step), value)
+            tiny_run.save(checkpoints, step, tiny_run.state(config, step), value)
     return directory
 
 

@@ -183,3 +183,20 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(uninterrupted, t
     assert f"going on from step {before}\n" in run.output.read_text()
     assert run.losses() == uninterrupted.losses()
     assert tiny_run.same(last_state(run), last_state(uninterrupted))
+
+
+def test_a_run_that_is_killed_while_it_validates_keeps_the_step(tmp_path):
+    recordings.write_songs(tmp_path / "data/train", ["a", "b", "c"], samples=6 * recordings.RATE)
+    recordings.write_songs(tmp_path / "data/valid", ["d"], samples=60 * recordings.RATE)
+    settings = replace(
+        config(tmp_path / "data"), validation=Validation(every=7), checkpoints=Checkpoints(every=1000, keep=2)
+    )
+    kill_process.write_config(tmp_path / "config.py", to_json(settings))
+    run = Run(tmp_path / "config.py", tmp_path / "run")
+    process = run.start()
+    _wait(lambda: run.checkpoint() == 7, process)
+    os.kill(process.pid, KILL)
+    run.end(process)
+    assert run.ended == [-KILL], run.output.read_text()
+    assert run.checkpoint() == run.last_step() == 7
+    assert not [line for line in read_metrics(run.directory) if line["step"] == 7 and "loss" not in line]

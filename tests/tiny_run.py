@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxmss import models
 from jaxmss.demucs_config import DemucsConfig, ResidualBranch
+from jaxmss.training.checkpoints import RunCheckpoints
 from jaxmss.training.config import Checkpoints, Config, Data
 from jaxmss.training.state import TrainState, initial_state
 
@@ -44,3 +45,10 @@ def same(a: Any, b: Any) -> bool:
     """Whether two trees hold the same arrays, bit for bit."""
     equal = jax.tree.map(lambda x, y: x.dtype == y.dtype and np.array_equal(np.asarray(x), np.asarray(y)), a, b)
     return bool(jax.tree.all(equal))
+
+
+def save(checkpoints: RunCheckpoints, step: int, state: TrainState, sdr: float | None) -> None:
+    """Save a state and, where it was validated, its score."""
+    checkpoints.save(step, state)
+    if sdr is not None:
+        checkpoints.score(step, sdr)

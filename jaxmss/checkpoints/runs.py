@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,11 +102,20 @@ def restore(directory: Path, step: int, raw: bool = False) -> tuple[Network, Var
     return config, store.read_variables(checkpoint / item, config)
 
 
-def manifest(checkpoint: Path, score: float) -> dict[str, Any]:
-    """Return what to note of a checkpoint: its score, see `score`, and each file's length in bytes and CRC-32."""
+def note_score(directory: Path, step: int, score: float) -> None:
+    """Write the validation SDR in dB of a checkpoint beside it, where `score` finds it; -inf is none."""
+    file = directory / CHECKPOINTS / str(step) / MANIFEST
+    noted = json.loads(file.read_text()) | {"sdr": score if math.isfinite(score) else None}
+    aside = file.with_name(f"{MANIFEST}.part")
+    aside.write_text(json.dumps(noted))
+    os.replace(aside, file)
+
+
+def manifest(checkpoint: Path) -> dict[str, Any]:
+    """Return what to note of a checkpoint: no score yet, and each file's length in bytes and CRC-32."""
     items = sorted(path for path in checkpoint.iterdir() if path.is_dir())
     return {
-        "sdr": score if math.isfinite(score) else None,
+        "sdr": None,
         "files": {item.name: {name: [f.stat().st_size, _crc(f)] for name, f in _files(item).items()} for item in items},
     }
 

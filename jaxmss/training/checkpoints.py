@@ -46,17 +46,18 @@ class RunCheckpoints:
         self.directory = Path(directory).absolute()
         self._saving = 0
         self._scores: dict[int, float] = {}
+        self._policy = _NewestAndBest(config.keep, self._scores)
         _quieten_orbax()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_NewestAndBest(config.keep, self._scores),
+            preservation_policy=self._policy,
             cleanup_tmp_directories=True,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._note_manifest),
         )
         self._manager = ocp.CheckpointManager(self.directory / runs.CHECKPOINTS, options=options)
         self._scores |= {step: runs.score(self.directory, step) for step in self._manager.all_steps()}
 
-    def save(self, step: int, state: TrainState, sdr: float | None = None) -> None:
-        """Save `state`, which may be donated on return, and its validation SDR in dB; writing goes on meanwhile.
+    def save(self, step: int, state: TrainState) -> None:
+        """Save `state`, which may be donated on return; writing goes on meanwhile.
 
         A step that is saved already is left as it is. Raises `CheckpointError` if this or the last checkpoint cannot be
         written; those before it are whole.
@@ -67,8 +68,21 @@ class RunCheckpoints:
         with self._told():
             self._manager.wait_until_finished()
             self._saving = step
-            self._scores[step] = -math.inf if sdr is None or math.isnan(sdr) else float(sdr)
+            self._scores[step] = -math.inf
             self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def score(self, step: int, sdr: float) -> None:
+        """Note the validation SDR in dB of a step that was saved, and delete what is neither new nor the best now.
+
+        Raises `CheckpointError` if the checkpoint or the note cannot be written.
+        """
+        self.wait()
+        self._scores[step] = -math.inf if math.isnan(sdr) else float(sdr)
+        with self._told():
+            if jax.process_index() == 0:
+                runs.note_score(self.directory, step, self._scores[step])
+            for old in set(self._manager.all_steps()) - self._policy.kept(self._manager.all_steps()):
+                self._manager.delete(old)
 
     def check(self) -> None:
         """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait for it."""
@@ -141,7 +155,7 @@ class RunCheckpoints:
     def _note_manifest(self) -> None:
         """Write the manifest into the checkpoint that is about to be renamed. Orbax calls this in process 0."""
         [aside] = (self.directory / runs.CHECKPOINTS).glob(f"{self._saving}.*")
-        (aside / runs.MANIFEST).write_text(json.dumps(runs.manifest(aside, self._scores[self._saving])))
+        (aside / runs.MANIFEST).write_text(json.dumps(runs.manifest(aside)))
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -167,9 +181,12 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Tell for each checkpoint, the oldest first, whether it is kept."""
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*steps[-self.newest :], runs.best({step: self.scores[step] for step in steps})}
-        return [step in kept for step in steps]
+        kept = self.kept([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+    def kept(self, steps: Sequence[int]) -> set[int]:
+        """Return which of `steps`, in their order, are kept."""
+        return {*steps[-self.newest :], runs.best({step: self.scores[step] for step in steps})}
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:

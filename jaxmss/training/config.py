@@ -5,6 +5,7 @@ Durations of training are in hours of audio seen, as the papers give them, so th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -81,7 +82,7 @@ class Data:
         check(0 < self.seconds <= 600, "seconds", self.seconds, "it must be above 0 s and at most 600 s")
         check(self.batch >= 1, "batch", self.batch, "it must be at least 1")
         check(self.threads >= 1, "threads", self.threads, "it must be at least 1")
-        check(0 <= self.gain[0] <= self.gain[1], "gain", self.gain, "give factors, the least first")
+        check(0 <= self.gain[0] <= self.gain[1] < math.inf, "gain", self.gain, "give factors, the least first")
         for name in ("remix", "swap_channels", "flip_polarity"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "it must be 0 to 1")
 
@@ -137,8 +138,8 @@ class Optim:
 
     def __post_init__(self) -> None:
         for name in ("lr", "decay", "decay_every"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "it must be above 0")
-        check(self.warmup >= 0, "warmup", self.warmup, "it must be at least 0 h")
+            check(0 < getattr(self, name) < math.inf, name, getattr(self, name), "it must be above 0 and finite")
+        check(0 <= self.warmup < math.inf, "warmup", self.warmup, "it must be at least 0 h and finite")
         check(self.clip is None or self.clip > 0, "clip", self.clip, "it must be above 0")
         check(0 <= self.ema < 1, "ema", self.ema, "it must be at least 0 and below 1")
         check(self.give_up_after >= 1, "give_up_after", self.give_up_after, "it must be at least 1")
@@ -252,7 +253,7 @@ class Config:
     init_partly: bool = False
 
     def __post_init__(self) -> None:
-        check(self.hours > 0, "hours", self.hours, "it must be above 0 h")
+        check(0 < self.hours < math.inf, "hours", self.hours, "it must be above 0 h and finite")
         names = [part.name for part in self.data.parts]
         missing = [source for source in self.model.sources if source not in names]
         check(not missing, "sources", self.model.sources, f"the mixture has only the parts {', '.join(names)}")

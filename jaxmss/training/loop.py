@@ -67,14 +67,15 @@ def train(config: Config, run: Path) -> None:
                 if len(running) > IN_FLIGHT:
                     _give_up(int(running.popleft()), step, config)
 
-                result, stop = None, stop_asked(step)
-                if validator is not None and (step % config.validation.every == 0 or step == steps):
+                stop, last = stop_asked(step), step == steps
+                validate = validator is not None and (last or (step % config.validation.every == 0 and not stop))
+                if validate or stop or last or step % config.checkpoints.every == 0:
                     watch.flush()
+                    checkpoints.save(step, state)  # before validation, in which the process may be killed
+                if validator is not None and validate:
                     result = validator(weights(state))
                     watch.validation(step, result)
-                if result is not None or stop or step == steps or step % config.checkpoints.every == 0:
-                    watch.flush()
-                    checkpoints.save(step, state, None if result is None else result.mean)
+                    checkpoints.score(step, result.mean)
                 checkpoints.check()
                 if stop:
                     tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")

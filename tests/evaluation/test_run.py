@@ -312,7 +312,7 @@ def test_checkpoints_of_a_training_run_are_told_apart_by_their_steps(tmp_path):
     config, run = tiny_run.config(), tmp_path / "my-run"
     with claimed(run, config), RunCheckpoints(run, config.checkpoints) as checkpoints:
         for step, sdr in ((2, 5.0), (4, 3.0)):
-            checkpoints.save(step, tiny_run.state(config, step), sdr)
+            tiny_run.save(checkpoints, step, tiny_run.state(config, step), sdr)
     for name, step in (("", "@2"), ("@last", "@4"), ("@4@raw", "@4@raw")):
         system = model_system(f"{run}{name}", Options(), "float32", ["vocals", "accompaniment"])
         assert system.name == f"my-run{step}"
