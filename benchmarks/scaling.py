@@ -117,16 +117,19 @@ def on_tpus(config: Config, known: list[tpu.Result]) -> list[Step]:
         exact = [one for one in fitting if (one.topology, one.examples) == (topology, share)]
         if not fitting:
             continue
-        one = min(exact or fitting, key=lambda one: (abs(one.examples - share), one.estimated_seconds))
-        count, size = reduced(one)
-        link = 2 * size / ICI_LINK + count * HOPS[topology] * ICI_HOP
+        times = {one: one.estimated_seconds * share / one.examples + linked(one, topology) for one in exact or fitting}
+        one = min(times, key=lambda one: (abs(one.examples - share), times[one]))
         note = "with remat" if one.remat else ""
         if not exact:
             note = f"in proportion to {one.examples} on {one.topology} {note}".rstrip()
-        found.append(
-            Step(f"v5e-{chips}", chips * share, one.estimated_seconds * share / one.examples + link, note=note)
-        )
+        found.append(Step(f"v5e-{chips}", chips * share, times[one], note=note))
     return found
+
+
+def linked(one: tpu.Result, topology: str) -> float:
+    """Return the seconds that a step's all-reduces take between the chips of a slice."""
+    count, size = reduced(one)
+    return 2 * size / ICI_LINK + count * HOPS[topology] * ICI_HOP
 
 
 def reduced(one: tpu.Result) -> tuple[int, int]:

@@ -243,7 +243,8 @@ CAPACITY_HEADER = """\
 
 def capacity_row(known: list[Result]) -> str:
     one, most = known[0], capacity(known)
-    sizes = ", ".join(f"{one.examples}: {one.held / 2**30:.2f}" for one in sorted(known, key=_examples))
+    held = {one.examples: one.held for one in sorted(known, key=_examples)}
+    sizes = ", ".join(f"{examples}: {size / 2**30:.2f}" for examples, size in held.items())
     tried = {one.examples: one.fits for one in known}
     fit = f"{most}" + (" (compiled)" if tried.get(most) else "")
     cells = [one.config, one.dtype, "yes" if one.remat else "no", sizes]
