@@ -14,8 +14,9 @@ these relative distances from it later, the greatest of the steps:
     weights times 1 + 1e-6 noise          2e-4                   1.0e-3             0.14 (median 0.02)
     the same, other noise                 3e-4                   1.3e-3             0.12 (median 0.01)
 
-A run of ours is held to the golden one as closely as those; a single step of ours, from the state that the twin is in,
-far more closely.
+A run of ours is held to the golden one as closely as those: it is within 1e-4 of the losses of steps 2 and 3 on an Intel
+Xeon, within 3.4e-4 on an AMD EPYC, whose products round in another order. A single step of ours, from the state that
+the twin is in, is held far more closely (gradient norms: 1e-4 and 1.4e-4).
 """
 
 from __future__ import annotations
@@ -143,7 +144,8 @@ def test_run_follows_the_golden_one(golden, golden_config, golden_step):
         metrics.append(measured)
     losses, rates, norms = (np.array([m[name] for m in metrics]) for name in ("loss", "learning_rate", "gradient_norm"))
     np.testing.assert_allclose(rates, golden["lrs"], rtol=1e-6)
-    np.testing.assert_allclose(losses[:4], golden["losses"][:4], rtol=1e-4)
+    np.testing.assert_allclose(losses[:2], golden["losses"][:2], rtol=1e-4)
+    np.testing.assert_allclose(losses[2:4], golden["losses"][2:4], rtol=5e-4)
     np.testing.assert_allclose(losses[4:], golden["losses"][4:], rtol=2.5e-3)
     np.testing.assert_allclose(norms[:2], golden["grad_norms"][:2], rtol=1e-4)
     assert np.median(np.abs(norms[2:] / golden["grad_norms"][2:] - 1)) <= 0.05
@@ -169,7 +171,7 @@ def test_each_step_from_the_twins_state_leads_where_the_twin_goes(golden, golden
 
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
         np.testing.assert_allclose(metrics["learning_rate"], rate, rtol=1e-6)
-        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-4)
+        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=2e-4)
         for statistic, expected in zip(*map(jax.tree.leaves, (ours.batch_stats, theirs.batch_stats)), strict=True):
             assert relative(statistic, expected) <= 2e-6
         assert int(ours.opt_state[-1].updates) == step + 1

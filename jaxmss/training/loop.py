@@ -57,7 +57,7 @@ def train(config: Config, run: Path) -> None:
         stream = batches(
             songs, config.data, model.sample_rate, model.channels, config.seed, first, steps, process=process
         )
-        stop_asked = _stop_on_sigterm()
+        stop_asked, interrupted = _stop_on_sigterm()
         running: deque[jax.Array] = deque()
         with closing(stream), Watch(run, config, first) as watch:
             for step, batch in enumerate(stream, start=first + 1):
@@ -73,9 +73,11 @@ def train(config: Config, run: Path) -> None:
                     watch.flush()
                     checkpoints.save(step, state)  # before validation, in which the process may be killed
                 if validator is not None and validate:
-                    result = validator(weights(state))
-                    watch.validation(step, result)
-                    checkpoints.score(step, result.mean)
+                    result = validator(weights(state), interrupted)
+                    stop |= result is None
+                    if result is not None:
+                        watch.validation(step, result)
+                        checkpoints.score(step, result.mean)
                 checkpoints.check()
                 if stop:
                     tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
@@ -119,10 +121,10 @@ def _give_up(skipped: int, step: int, config: Config) -> None:
         )
 
 
-def _stop_on_sigterm() -> Callable[[int], bool]:
-    """Return what tells, after each step, whether the run shall stop: at the same step in every process."""
+def _stop_on_sigterm() -> tuple[Callable[[int], bool], Callable[[], bool]]:
+    """Return what tells whether the run shall stop: after each step, the same in every process; and between steps."""
     if jax.process_count() > 1:  # JAX itself listens, and agrees with the others on a step
-        return multihost_utils.reached_preemption_sync_point
+        return multihost_utils.reached_preemption_sync_point, lambda: False
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    return lambda step: bool(asked)
+    return lambda step: bool(asked), lambda: bool(asked)

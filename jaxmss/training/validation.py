@@ -85,6 +85,10 @@ class Result:
         return float(np.mean(list(self.sdr.values())))
 
 
+class _InterruptedError(BaseException):
+    """No failure of a track: the run is to stop."""
+
+
 class Validator:
     """Scores weights on validation tracks.
 
@@ -115,21 +119,27 @@ class Validator:
         self.left_out = tuple(name for name in scores if name not in scored)
         self._tracks = [track for track in tracks if track.name in scored]
 
-    def __call__(self, variables: Variables) -> Result:
+    def __call__(self, variables: Variables, interrupted: Callable[[], bool] = lambda: False) -> Result | None:
         """Score the variables of the network, wherever they lie on the devices of the run.
 
-        A track that fails does not stop the others, nor the run: the result tells of it.
+        A track that fails does not stop the others, nor the run: the result tells of it. There is none if
+        `interrupted()` is true before a track, in a run of a single process: several could not agree on it.
         """
         start = time.perf_counter()
         model = self._model.with_variables(_on_each_device(variables, self._copied))
 
         def estimate(mixture: Waveform, rate: int) -> Stems:
+            if interrupted():
+                raise _InterruptedError
             options = Options(batch_size=self._copied.num_devices)
             separated = separate(model, resample(mixture, rate, model.sample_rate), options=options)
             back = (resample(waveform, model.sample_rate, rate, mixture.shape[1]) for waveform in separated)
             return dict(zip(model.sources, back, strict=True))
 
-        scores, failed, excerpts = self._over(self._tracks, estimate, self._excerpts)
+        try:
+            scores, failed, excerpts = self._over(self._tracks, estimate, self._excerpts)
+        except _InterruptedError:
+            return None
         return Result(scores, self._mixture, failed, excerpts, time.perf_counter() - start)
 
     def _over(
