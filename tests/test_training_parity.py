@@ -14,8 +14,8 @@ these relative distances from it later, the greatest of the steps:
     weights times 1 + 1e-6 noise          2e-4                   1.0e-3             0.14 (median 0.02)
     the same, other noise                 3e-4                   1.3e-3             0.12 (median 0.01)
 
-A run of ours is held to the golden one as closely as those: it is within 1e-4 of the losses of steps 2 and 3 on an Intel
-Xeon, within 3.4e-4 on an AMD EPYC, whose products round in another order. A single step of ours, from the state that
+A run of ours is held to the golden one as closely as those: it is 1e-4 off the losses of steps 2 and 3 on an Intel
+Xeon, 3.4e-4 on an AMD EPYC, whose products round in another order. A single step of ours, from the state that
 the twin is in, is held far more closely (gradient norms: 1e-4 and 1.4e-4).
 """
 
