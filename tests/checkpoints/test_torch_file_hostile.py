@@ -302,15 +302,21 @@ def test_tuples_doubled_a_hundred_times_are_not_hashed_or_printed(tmp_path):
         refusal(write_archive(tmp_path / "x.pt", data_pkl, {"archive/data/0": bytes(24)}))
 
 
+def refusal_and_peak(path: Path) -> tuple[str, int]:
+    """What is said of a file, and the most bytes that were held at a time to say it."""
+    tracemalloc.start()
+    message = refusal(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return message, peak
+
+
 def test_strings_cannot_be_multiplied(tmp_path):
     """One long string made into bytes again and again would take memory without end."""
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
     again = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
     path = write_archive(tmp_path / "x.pt", text + b"q\x000(" + again * 5000 + b"l.")
-    tracemalloc.start()
-    message = refusal(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    message, peak = refusal_and_peak(path)
     assert "damaged" in message
     assert peak < 32 << 20
 
@@ -321,10 +327,7 @@ def test_lists_cannot_be_multiplied(tmp_path, name):
     pairs = b"]q\x00(" + b"".join(b"K" + bytes([i % 256]) + b"N\x86" for i in range(50_000)) + b"e0"
     again = b"h\x01h\x00\x85R"
     path = write_archive(tmp_path / "x.pt", pairs + b"c" + name.encode() + b"\nq\x010(" + again * 5000 + b"l.")
-    tracemalloc.start()
-    message = refusal(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    message, peak = refusal_and_peak(path)
     assert "damaged" in message
     assert peak < 64 << 20
 
@@ -332,10 +335,7 @@ def test_lists_cannot_be_multiplied(tmp_path, name):
 def test_names_cannot_be_multiplied(tmp_path):
     text = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
     path = write_archive(tmp_path / "x.pt", text + b"q\x000(" + b"h\x00h\x00\x93" * 5000 + b"l.")
-    tracemalloc.start()
-    message = refusal(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    message, peak = refusal_and_peak(path)
     assert "damaged" in message
     assert peak < 32 << 20
 
