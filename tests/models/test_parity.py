@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import jax
@@ -58,6 +59,15 @@ def test_forward_equals_the_twin(arch, batch, channels, samples, fields):
     assert relative_error(ours.reshape(theirs.shape), theirs) <= 2e-5
 
 
+def torch_gradients(twin: torch.nn.Module, mixture: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the mean square error: for all parameters, as one vector, and for the mixture, in the twin's own type."""
+    dtype = next(twin.parameters()).dtype
+    audio = torch.from_numpy(mixture).to(dtype).requires_grad_()
+    estimate = twin(audio).reshape(len(mixture), -1, *mixture.shape[1:])
+    (estimate - torch.from_numpy(target).to(dtype)[:, None]).square().mean().backward()
+    return np.concatenate([parameter.grad.numpy().ravel() for parameter in twin.parameters()]), audio.grad.numpy()
+
+
 @pytest.mark.parametrize(
     ("arch", "batch", "channels", "samples", "fields", "train"),
     [
@@ -68,12 +78,11 @@ def test_forward_equals_the_twin(arch, batch, channels, samples, fields):
 )
 def test_gradients_and_statistics_equal_the_twin(arch, batch, channels, samples, fields, train):
     twin, config, variables = pair(arch, channels, fields)
-    # float64 is the truth that both float32 computations approach: their own difference is twice their rounding
-    twin = twin.double().train(train)
     mixture, target = (wave(seed, (batch, channels, samples)) for seed in (1, 2))
-    audio = torch.from_numpy(mixture).double().requires_grad_()
-    estimate = twin(audio).reshape(batch, -1, channels, samples)
-    (estimate - torch.from_numpy(target).double()[:, None]).square().mean().backward()
+    # float64 is the truth that both float32 computations approach: their own difference is twice their rounding
+    rounded = torch_gradients(copy.deepcopy(twin).train(train), mixture, target)
+    twin = twin.double().train(train)
+    exact = torch_gradients(twin, mixture, target)
 
     network = models.build(config, remat=train)
 
@@ -92,8 +101,8 @@ def test_gradients_and_statistics_equal_the_twin(arch, batch, channels, samples,
     theirs = from_state_dict({**grads, **stats}, models.variable_shapes(config), config, arch)
     # the kinks of relu amplify rounding where gradients of many samples meet: norms over all parameters
     flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
-    # and PyTorch's own float32 is 1.4e-3 off for resunet143-ismir2021, 1.7e-2 for mobilenet-subband (on an AMD EPYC,
-    # where ours is 1.3e-3 off; on an Intel Xeon it is below 1e-3)
-    assert relative_error(flat(gradients), flat(theirs["params"])) <= 2e-3
-    assert relative_error(to_mixture, audio.grad.numpy()) <= 2e-3
+    # on an AMD EPYC PyTorch's own float32 is 1.4e-3 off for resunet143-ismir2021, 1.7e-2 for mobilenet-subband
+    allowed = [min(max(relative_error(*both), 1e-3), 2e-3) for both in zip(rounded, exact, strict=True)]
+    assert relative_error(flat(gradients), flat(theirs["params"])) <= allowed[0]
+    assert relative_error(to_mixture, exact[1]) <= allowed[1]
     assert relative_error(flat(changed["batch_stats"]), flat(theirs["batch_stats"])) <= 1e-5
