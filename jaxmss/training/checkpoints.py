@@ -81,7 +81,8 @@ class RunCheckpoints:
         with self._told():
             if jax.process_index() == 0:
                 runs.note_score(self.directory, step, self._scores[step])
-            for old in set(self._manager.all_steps()) - self._policy.kept(self._manager.all_steps()):
+            steps = sorted(self._manager.all_steps())
+            for old in sorted({*steps} - self._policy.kept(steps)):  # every process deletes in this order
                 self._manager.delete(old)
 
     def check(self) -> None:
