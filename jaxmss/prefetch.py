@@ -25,16 +25,16 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
     What `items` raises is raised where it is consumed. Leaving the context stops the thread at its next item, or
     where that takes its own from a `prefetch` or by `while_wanted`, and closes `items` there if it is a generator.
     """
-    ready: queue.Queue = queue.Queue(max(ahead, 1))
+    # Ctrl-C in a bounded queue may leave its lock taken for ever; simple queues stay in order
+    ready: queue.SimpleQueue = queue.SimpleQueue()
+    room: queue.SimpleQueue = queue.SimpleQueue()  # holds an entry for each item that `ready` may yet take
+    for _ in range(max(ahead, 1)):
+        room.put(None)
     stopped = threading.Event()
 
     def put(entry: object) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return
-            except queue.Full:
-                continue
+        room.get()
+        ready.put(entry)
 
     def produce() -> None:
         _STOPPED.set(stopped)
@@ -54,6 +54,7 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
         while True:
             _check_wanted()
             item, error = ready.get()
+            room.put(None)
             if error is not None:
                 raise error
             if item is _END:
@@ -66,6 +67,7 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
         yield consume()
     finally:
         stopped.set()
+        room.put(None)  # wakes the thread if it waits, and then it looks at `stopped`
         thread.join()
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -111,3 +113,21 @@ def test_one_may_run_inside_another():
     with prefetch(outer(), ahead=1) as ready:
         assert [next(ready) for _ in range(3)] == [0, 1, 2]
     assert threads() == before
+
+
+def test_ctrl_c_at_any_moment_ends_it():
+    code = """
+import random, signal
+from itertools import count
+from jaxmss.prefetch import prefetch
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for _ in range(500):
+    try:
+        with prefetch(count(), ahead=2) as ready:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + random.random() * 1e-3)
+            for _ in ready:
+                pass
+    except KeyboardInterrupt:
+        pass
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

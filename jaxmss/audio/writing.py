@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, BinaryIO, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -121,25 +123,33 @@ class _WavEncoder:
 
 class _SoundfileEncoder:
     """Works in a thread of its own: libsndfile calls Python to write, and Ctrl-C, which only reaches the main thread,
-    would be swallowed on its way through C.
+    would be swallowed on its way through C. Calls and results pass through simple queues, which Ctrl-C leaves in order
+    at any moment; a lock of `concurrent.futures` may stay taken for ever.
     """
 
     def __init__(self, file: BinaryIO, path: Path, sample_rate: int, channels: int, format: str):
         self._path, self._channels, self._format = path, channels, format
         self._file = _FailureKeeper(file)
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._results: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
         options: dict[str, Any] = {"format": "FLAC", "subtype": "PCM_24"}
         if format == "mp3":
             # compression level 0 is the highest bit rate
             options = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.0}
-        self._sound = self._run(soundfile.SoundFile, self._file, "w", sample_rate, channels, **options)
+        try:
+            self._sound = self._run(partial(soundfile.SoundFile, self._file, "w", sample_rate, channels, **options))
+        except BaseException:
+            self._calls.put(None)
+            raise
 
     def write(self, block: np.ndarray) -> None:
         frames = _interleaved(block, self._channels)
         if self._format == "flac":
-            self._run(self._sound.write, _to_integers(frames, 24) << 8)  # libsndfile takes the upper 24 bits
+            self._run(partial(self._sound.write, _to_integers(frames, 24) << 8))  # libsndfile takes the upper 24 bits
         else:
-            self._run(self._sound.write, np.clip(frames, -1.0, 1.0))
+            self._run(partial(self._sound.write, np.clip(frames, -1.0, 1.0)))
 
     def finish(self) -> None:
         self._run(self._sound.close)
@@ -147,18 +157,26 @@ class _SoundfileEncoder:
     def abandon(self) -> None:
         if not self._sound.closed:
             self._file.failure = OSError("abandoned")  # what is still buffered need not be written
-            self._thread.submit(self._sound.close).exception()
-        self._thread.shutdown()
+            self._calls.put(self._sound.close)
+        self._calls.put(None)
+        self._thread.join()
 
-    def _run(self, action: Callable, *arguments: Any, **options: Any) -> Any:
-        result = self._thread.submit(action, *arguments, **options)
-        error = result.exception()
+    def _run(self, call: Callable[[], Any]) -> Any:
+        self._calls.put(call)
+        result, error = self._results.get()
         if self._file.failure is not None:  # says more than what soundfile makes of it
             with reporting(self._path):
                 raise self._file.failure
         if error is not None:
             raise error
-        return result.result()
+        return result
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                self._results.put((call(), None))
+            except Exception as error:
+                self._results.put((None, error))
 
 
 class _FailureKeeper:

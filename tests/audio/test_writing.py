@@ -170,6 +170,30 @@ with open_stems(paths, 44100, 2, format=sys.argv[2], clipping="clamp") as stems:
         assert left == []
 
 
+@pytest.mark.parametrize("format", ["wav24", "flac"])  # mp3 is encoded by the same calls as flac, but slower
+def test_ctrl_c_at_any_moment_leaves_no_stem(tmp_path, format):
+    code = """
+import os, random, signal, sys
+import numpy as np
+from jaxmss.audio.stems import open_stems
+folder, format = sys.argv[1:]
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+paths = {name: folder + "/" + name for name in ("vocals", "other")}
+for _ in range(500):
+    try:
+        with open_stems(paths, 44100, 2, format=format, clipping="clamp") as stems:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + random.random() * 2e-3)
+            while True:
+                stems.write(np.zeros((2, 2, 100), np.float32))
+    except KeyboardInterrupt:
+        pass
+    left = os.listdir(folder)
+    if left:
+        sys.exit(f"{left} stay")
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path, format], check=True, timeout=60)
+
+
 FILL_DISK = """
 import resource, sys
 import numpy as np
