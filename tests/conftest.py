@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 
+import pytest
 from jaxtyping import install_import_hook
 
 os.environ["JAXMSS_CACHE"] = tempfile.mkdtemp(prefix="jaxmss-test-cache-")
@@ -23,3 +24,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: some tests wait for processes, or for a file system."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes, lest one process end with it while the others have nothing left to do."""
+    items.sort(key=lambda item: item.path.stem not in ("test_training_kills", "test_quickstart", "test_sharding"))
