@@ -114,8 +114,10 @@ def test_the_rate_leaves_out_the_time_of_validations(tmp_path):
             time.sleep(0.1)
             if step in (4, 5):  # where a line is due, and where none is
                 watch.flush()
-                time.sleep(0.5)
-                watch.validation(step, replace(result(), seconds=0.5))
+                with watch.paused():
+                    time.sleep(0.4)  # the validation, and what follows it
+                    watch.validation(step, result())
+                    time.sleep(0.4)
     batch = config().data.batch
     rates = [line["examples_per_second"] / batch for line in read_metrics(run) if "examples_per_second" in line]
     assert len(rates) == 3

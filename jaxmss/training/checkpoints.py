@@ -32,6 +32,7 @@ from jaxmss.training.config import Checkpoints
 from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import PyTree
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAMAGED = "damaged-"  # before the step in the name of a checkpoint that is put aside
 
 
@@ -166,10 +167,11 @@ class RunCheckpoints:
         except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
             if isinstance(error, jax.errors.JaxRuntimeError):  # of a step that failed: Orbax only was the first to wait
                 raise
-            where = self.directory / runs.CHECKPOINTS / str(self._saving)
+            where, reason = self.directory / runs.CHECKPOINTS / str(self._saving), _reason(error)
+            advice = "make room and start again" if reason in map(os.strerror, FULL) else "start again"
             raise CheckpointError(
-                f"The checkpoint {where} cannot be written: {_reason(error)}; those before it are whole: make room and "
-                "start again to go on from there"
+                f"The checkpoint {where} cannot be written: {reason}; those before it are whole: {advice} to go on "
+                "from there"
             ) from error
 
 
@@ -220,7 +222,7 @@ def _everywhere(checkpoint: Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     told = " ".join(str(error).split())
-    known = map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO))
+    known = map(os.strerror, (*FULL, errno.EROFS, errno.EACCES, errno.EIO))
     return next((reason for reason in known if reason in told), told[:200])
 
 

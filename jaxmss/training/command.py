@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the help, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+        sys.exit(1)
     except KeyboardInterrupt:
         print("train.py: interrupted; start it again to go on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -74,7 +78,8 @@ def parse(file: Path, overrides: list[str]) -> Arguments:
 def config_of(file: Path) -> Config:
     """Return what `get_config()` of a Python file returns. The file is run: it is the user's own program."""
     if not file.is_file():
-        known = [str(path) for path in sorted(file.parent.glob("*.py")) or sorted(CONFIGS.glob("*.py"))]
+        there = sorted({*file.parent.glob("*.py"), *CONFIGS.glob("*.py")})
+        known = [str(path) for path in there if "def get_config(" in path.read_text(errors="replace")]
         raise InputError(f"There is no config {str(file)!r}{suggest(str(file), known) if known else ''}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:

@@ -73,11 +73,12 @@ def train(config: Config, run: Path) -> None:
                     watch.flush()
                     checkpoints.save(step, state)  # before validation, in which the process may be killed
                 if validator is not None and validate:
-                    result = validator(weights(state), interrupted)
-                    stop |= result is None
-                    if result is not None:
-                        watch.validation(step, result)
-                        checkpoints.score(step, result.mean)
+                    with watch.paused():
+                        result = validator(weights(state), interrupted)
+                        stop |= result is None
+                        if result is not None:
+                            watch.validation(step, result)
+                            checkpoints.score(step, result.mean)
                 checkpoints.check()
                 if stop:
                     tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")

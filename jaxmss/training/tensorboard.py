@@ -5,6 +5,7 @@ TensorBoard itself is not needed to write this, and neither is TensorFlow: `tens
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from jaxmss.audio.aside import reporting
 from jaxmss.demo.spectrogram import spectrogram_png
 from jaxmss.training.validation import Excerpt, Waveform
+
+logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # it warns of every loss that is not finite
 
 
 class Board:

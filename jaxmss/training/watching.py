@@ -4,7 +4,8 @@
         state, metrics = take_step(state, batch)
         watch.step(step, metrics)             # after each: it keeps device arrays, and looks one step later
         watch.flush()                         # before a validation or checkpoint: its step is told, should it end there
-        watch.validation(step, result)        # after one
+        with watch.paused():                  # whose time is not that of steps
+            watch.validation(step, result)    # after one
 
 The metrics of a step are fetched when the next one has been handed to the devices, which so never wait for the host.
 
@@ -28,7 +29,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,11 @@ class Watch:
 
     def __init__(self, run: Path, config: Config, first: int):
         self._tells = jax.process_index() == 0
+        self._held: list[tuple[int, Mapping[str, jax.Array]]] = []  # steps that no line has told of yet
+        self._since: float | None = None  # when the first of them began
         if not self._tells:
             return
         self._config, self._first, self._steps = config, first, config.steps(config.hours)
-        self._held: list[tuple[int, Mapping[str, jax.Array]]] = []  # steps that no line has told of yet
-        self._since: float | None = None  # when the first of them began
         self._began = 0.0  # when this process's first step did
         self._file = MetricsFile(run / METRICS, first)
         self._board = Board(run / TENSORBOARD, first)
@@ -78,10 +79,9 @@ class Watch:
         self._profile.before(step + 1, metrics)
 
     def validation(self, step: int, result: Result) -> None:
-        """Tell what a validation after `step` found. Its time is not that of the steps around it."""
+        """Tell what a validation after `step` found."""
         if not self._tells:
             return
-        self._since = None if self._since is None else self._since + result.seconds
         seen = self._file.validated
         if seen == step:  # by the process before, which ended while it saved this step
             return
@@ -117,6 +117,16 @@ class Watch:
         left = (now - self._began) / (step - self._first) * (self._steps - step)
         _say(progress_line(step, self._steps, values, left))
         self._held, self._since = [], now
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the body, which begins when all steps have ended, out of theirs."""
+        if self._held:
+            jax.block_until_ready(self._held[-1][1])
+        began = time.perf_counter()
+        yield
+        if self._since is not None:
+            self._since += time.perf_counter() - began
 
     def close(self) -> None:
         """Finish the files. What is held of the last steps is not told: see `flush`."""
