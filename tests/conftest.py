@@ -17,6 +17,8 @@ install_import_hook("jaxmss", "beartype.beartype")
 # compiling would be most of the tests' time; what is compared with published outputs is compiled by `optimised.jit`
 SOON = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SOON}"
+# several processes test at a time: the threads of PyTorch and NumPy would wait for each other, busily
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # a shell starts what it runs in the background deaf to Ctrl-C, and so would be all processes that the tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -109,15 +109,6 @@ def compiled_step(config: Config, state: TrainState, batch: Batch) -> Callable[[
     return compile_step(config, make_mesh(config, jax.devices()[:1])).lower(state, batch).compile(optimised.OPTIONS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_for_torch():
-    """Small networks are slower in PyTorch with more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
     with np.load(GOLDEN / "train-cws-small.npz") as file:
