@@ -46,8 +46,9 @@ def test_a_reader_that_has_read_enough_gets_no_traceback():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_every_field_of_every_config_is_described_in_help(file, capsys):
+@pytest.mark.parametrize("kind", ["quickstart", "demucs", "hdemucs", "htdemucs"])  # of every kind of network
+def test_every_field_is_described_in_help(kind, capsys):
+    file = ROOT / f"configs/{kind}.py"
     with pytest.raises(SystemExit) as ended:
         parse(file, ["--help"])
     assert ended.value.code == 0

@@ -2,10 +2,11 @@
 
 What float32 can promise. The golden run's batch norms see 8 values a channel at the bottom of the network, and Adam's
 first updates are as long for a gradient of rounding errors as for any other: the gradient's sign times the learning
-rate. Against float64, 0.03 % of the gradients' signs are wrong in PyTorch's float32 and 0.1 % in ours (nine biases
-ahead of norms have gradients of rounding errors alone), and the gradients as vectors are 0.04 % and 0.2 % off. So runs
-drift apart. The twin, which gives losses and gradient norms of the golden run's first two steps to 1e-7 and 5e-5, has
-these relative distances from it later, the greatest of the steps:
+rate. Against float64, 0.03 % of the gradients' signs are wrong in PyTorch's float32 and 0.1 % in ours on an Intel Xeon
+(nine biases ahead of norms have gradients of rounding errors alone), 0.010 % and 0.008 % on an AMD EPYC; the gradients
+as vectors are 0.04 % and 0.2 % off there, 0.011 % and 0.007 % here. So runs drift apart. The twin, which gives losses
+and gradient norms of the golden run's first two steps to 1e-7 and 5e-5, has these relative distances from it later, the
+greatest of the steps:
 
     run of the twin                       losses of steps 2, 3   of steps 4 to 11   gradient norms of steps 2 to 11
     float32, 1 thread                     9e-6                   1.7e-3             0.14 (median 0.03)
