@@ -38,6 +38,8 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
 
     def produce() -> None:
         _STOPPED.set(stopped)
+        if stopped.is_set():  # by Ctrl-C, before the thread had begun and could be waited for
+            return
         try:
             for item in items:
                 put((item, None))
@@ -62,13 +64,14 @@ def prefetch(items: Iterable[Item], ahead: int) -> Iterator[Iterator[Item]]:
             yield item
 
     thread = threading.Thread(target=produce, daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield consume()
     finally:
         stopped.set()
         room.put(None)  # wakes the thread if it waits, and then it looks at `stopped`
-        thread.join()
+        if thread.is_alive():
+            thread.join()
 
 
 def while_wanted(items: Iterable[Item]) -> Iterator[Item]:

@@ -115,19 +115,27 @@ def test_one_may_run_inside_another():
     assert threads() == before
 
 
-def test_ctrl_c_at_any_moment_ends_it():
+def test_ctrl_c_at_any_moment_ends_it_before_what_it_reads_is_closed():
     code = """
-import random, signal
-from itertools import count
+import os, random, signal, sys
 from jaxmss.prefetch import prefetch
+
+def blocks(file):
+    while True:
+        try:
+            yield file.read(1)
+        except ValueError as error:
+            sys.exit(print(error, file=sys.stderr, flush=True))
+
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 for _ in range(500):
     try:
-        with prefetch(count(), ahead=2) as ready:
-            signal.setitimer(signal.ITIMER_REAL, 1e-5 + random.random() * 1e-3)
-            for _ in ready:
-                pass
-    except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 1e-5 + random.random() * 1e-3)  # while it starts, or later
+        with open(os.devnull, "rb") as file, prefetch(blocks(file), ahead=2) as ready:
+            for _ in range(1000):  # Python itself loses an interrupt within a destructor
+                next(ready)
+    except (KeyboardInterrupt, RuntimeError):  # the latter of a lock in Python's own Thread.start
         pass
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert "closed file" not in done.stderr

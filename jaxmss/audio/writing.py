@@ -131,17 +131,18 @@ class _SoundfileEncoder:
         self._path, self._channels, self._format = path, channels, format
         self._file = _FailureKeeper(file)
         self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self._results: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+        self._results: SimpleQueue[Exception | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._sound: Any = None
         options: dict[str, Any] = {"format": "FLAC", "subtype": "PCM_24"}
         if format == "mp3":
             # compression level 0 is the highest bit rate
             options = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.0}
         try:
-            self._sound = self._run(partial(soundfile.SoundFile, self._file, "w", sample_rate, channels, **options))
+            self._thread.start()
+            self._run(partial(self._open, sample_rate, channels, options))
         except BaseException:
-            self._calls.put(None)
+            self.abandon()
             raise
 
     def write(self, block: np.ndarray) -> None:
@@ -152,35 +153,46 @@ class _SoundfileEncoder:
             self._run(partial(self._sound.write, np.clip(frames, -1.0, 1.0)))
 
     def finish(self) -> None:
-        self._run(self._sound.close)
+        self._run(self._close)
 
     def abandon(self) -> None:
-        if not self._sound.closed:
-            self._file.failure = OSError("abandoned")  # what is still buffered need not be written
-            self._calls.put(self._sound.close)
+        # what is still buffered need not be written; after Ctrl-C the thread may begin when the file is closed already
+        self._file.failure = self._file.failure or OSError("abandoned")
+        self._calls.put(self._close)
         self._calls.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
-    def _run(self, call: Callable[[], Any]) -> Any:
+    def _open(self, sample_rate: int, channels: int, options: dict[str, Any]) -> None:
+        self._sound = soundfile.SoundFile(self._file, "w", sample_rate, channels, **options)
+
+    def _close(self) -> None:
+        if self._sound is not None:
+            self._sound.close()
+
+    def _run(self, call: Callable[[], Any]) -> None:
         self._calls.put(call)
-        result, error = self._results.get()
+        error = self._results.get()
         if self._file.failure is not None:  # says more than what soundfile makes of it
             with reporting(self._path):
                 raise self._file.failure
         if error is not None:
             raise error
-        return result
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
-                self._results.put((call(), None))
+                call()
+                self._results.put(None)
             except Exception as error:
-                self._results.put((None, error))
+                self._results.put(error)
 
 
 class _FailureKeeper:
-    """A file for libsndfile that keeps the first error of the operating system: callbacks from C cannot raise."""
+    """A file for libsndfile that keeps the first error of the operating system: callbacks from C cannot raise.
+
+    After it the file, which may be closed then, is left alone.
+    """
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -195,17 +207,18 @@ class _FailureKeeper:
         return 0
 
     def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
+        return self._file.read(size) if self.failure is None else b""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            return self._file.seek(offset, whence)  # which first writes what the file has buffered
-        except OSError as error:
-            self.failure = self.failure or error
-            return -1
+        if self.failure is None:
+            try:
+                return self._file.seek(offset, whence)  # which first writes what the file has buffered
+            except OSError as error:
+                self.failure = error
+        return -1
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() if self.failure is None else -1
 
 
 def _interleaved(block: np.ndarray, channels: int) -> np.ndarray:
