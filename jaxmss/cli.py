@@ -15,6 +15,7 @@ import tyro
 
 from jaxmss.errors import InputError
 from jaxmss.options import AS_PUBLISHED, OptionFlags
+from jaxmss.output import close_output
 
 app = tyro.extras.SubcommandApp()
 
@@ -202,11 +203,6 @@ def synthesize_data(
     return command.synth(directory, songs, seconds, seed)
 
 
-def _close_output() -> None:
-    """Have what is still to be printed go nowhere, lest it fail again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, with 1 if some inputs failed, with 2 for a mistake in the input."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -219,13 +215,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"jaxmss: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
-        _close_output()
+        close_output()
         sys.exit(1)
     except OSError as error:  # a path that may not be looked at or is too long, a full disk under the output
         what = f"{str(error.filename)!r}: {error.strerror}" if error.filename else error
         print(f"jaxmss: {what}; check the path, its permissions and its disk", file=sys.stderr)
         if not error.filename:  # it was the output
-            _close_output()
+            close_output()
         sys.exit(2)
     except KeyboardInterrupt:
         print(

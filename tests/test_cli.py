@@ -366,7 +366,7 @@ def test_a_long_file_takes_the_memory_of_a_short_one(tmp_path):
         peaks.append(peak_megabytes(path, checkpoint, tmp_path / f"out{minutes}"))
         assert soundfile.info(tmp_path / f"out{minutes}/noise/no_vocals.wav").frames == minutes * 60 * 8000
     # the samples of half an hour alone are 58 MB as float32, those of the stems 115 MB
-    assert peaks[1] - peaks[0] < 30
+    assert peaks[1] - peaks[0] < 25
 
 
 def test_help_and_import_start_nothing_that_they_do_not_need():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +18,7 @@ from jaxmss.evaluation.run import Outcome, collect, evaluate
 from jaxmss.evaluation.scores import score_track
 from jaxmss.evaluation.scoring import Job
 from jaxmss.evaluation.systems import System
+from jaxmss.output import close_output
 
 
 def evaluate_all(
@@ -77,7 +76,7 @@ def _say(line: str) -> None:
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
 
 
 def _try(engine: str) -> None:

@@ -32,7 +32,7 @@ from jaxmss.training.config import Checkpoints
 from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import PyTree
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what making room helps against
 DAMAGED = "damaged-"  # before the step in the name of a checkpoint that is put aside
 
 
@@ -83,8 +83,10 @@ class RunCheckpoints:
             if jax.process_index() == 0:
                 runs.note_score(self.directory, step, self._scores[step])
             steps = sorted(self._manager.all_steps())
-            for old in sorted({*steps} - self._policy.kept(steps)):  # every process deletes in this order
-                self._manager.delete(old)
+            kept = self._policy.kept(steps)
+            for old in steps:  # every process deletes in this order
+                if old not in kept:
+                    self._manager.delete(old)
 
     def check(self) -> None:
         """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait for it."""

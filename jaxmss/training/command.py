@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from jaxmss.errors import InputError, suggest
+from jaxmss.output import close_output
 from jaxmss.training.config import Config
 
 CONFIGS = Path("configs")  # beside the script
@@ -55,9 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever read the help, such as `head`, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
-        sys.exit(1)
     except KeyboardInterrupt:
         print("train.py: interrupted; start it again to go on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -72,14 +69,17 @@ def parse(file: Path, overrides: list[str]) -> Arguments:
     default = Arguments(config_of(file), Path("runs") / file.stem)
     # the kind of network is the config file's choice; only its fields can be changed
     kind = tyro.conf.AvoidSubcommands[Arguments]
-    return tyro.cli(kind, default=default, args=overrides, prog=f"train.py {file}")
+    try:
+        return tyro.cli(kind, default=default, args=overrides, prog=f"train.py {file}")
+    except BrokenPipeError:  # whoever read the help, such as `head`, has read enough
+        close_output()
+        sys.exit(1)
 
 
 def config_of(file: Path) -> Config:
     """Return what `get_config()` of a Python file returns. The file is run: it is the user's own program."""
     if not file.is_file():
-        there = sorted({*file.parent.glob("*.py"), *CONFIGS.glob("*.py")})
-        known = [str(path) for path in there if "def get_config(" in path.read_text(errors="replace")]
+        known = [str(path) for path in sorted({*file.parent.glob("*.py"), *CONFIGS.glob("*.py")}) if _is_config(path)]
         raise InputError(f"There is no config {str(file)!r}{suggest(str(file), known) if known else ''}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
@@ -91,6 +91,14 @@ def config_of(file: Path) -> Config:
     if not isinstance(config, Config):
         raise InputError(f"{str(file)!r} has no function get_config() that returns a Config")
     return config
+
+
+def _is_config(file: Path) -> bool:
+    """Tell whether a Python file looks like a config, without running it."""
+    try:
+        return "def get_config(" in file.read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def _listing(directory: Path) -> str:
