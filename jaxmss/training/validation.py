@@ -22,9 +22,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxmss.audio.resampling import resample
 from jaxmss.data.tracks import MIXTURE, Track
-from jaxmss.errors import InputError
+from jaxmss.errors import AudioError, InputError
 from jaxmss.evaluation import SilentStemError, median_over_frames, score_track
 from jaxmss.separator import Options, Separator, separate
 from jaxmss.training.config import SUM, Config
@@ -95,7 +94,8 @@ class Validator:
     Attributes:
       left_out: names of tracks that BSS Eval cannot score, for one of the sources is silent throughout.
 
-    Raises `InputError`, on every process, naming a track that cannot be read, and where none can be scored.
+    Raises `InputError`, on every process, naming a track that cannot be read or is of another rate or other
+    channels than the network, and where none can be scored.
     """
 
     def __init__(self, config: Config, tracks: Sequence[Track]):
@@ -106,7 +106,7 @@ class Validator:
         self._excerpts = config.validation.excerpts
 
         tracks = tracks[: config.validation.tracks]
-        scores, failed, _ = self._over(tracks, lambda mixture, rate: dict.fromkeys(self._stems, mixture), excerpts=0)
+        scores, failed, _ = self._over(tracks, lambda mixture: dict.fromkeys(self._stems, mixture), excerpts=0)
         for name, why in failed.items():
             raise InputError(f"Validation track {name!r} cannot be used: {why}")
         scored = {name: sdr for name, sdr in scores.items() if not np.isnan(list(sdr.values())).any()}
@@ -128,13 +128,11 @@ class Validator:
         start = time.perf_counter()
         model = self._model.with_variables(_on_each_device(variables, self._copied))
 
-        def estimate(mixture: Waveform, rate: int) -> Stems:
+        def estimate(mixture: Waveform) -> Stems:
             if interrupted():
                 raise _InterruptedError
-            options = Options(batch_size=self._copied.num_devices)
-            separated = separate(model, resample(mixture, rate, model.sample_rate), options=options)
-            back = (resample(waveform, model.sample_rate, rate, mixture.shape[1]) for waveform in separated)
-            return dict(zip(model.sources, back, strict=True))
+            separated = separate(model, mixture, options=Options(batch_size=self._copied.num_devices))
+            return dict(zip(model.sources, separated, strict=True))
 
         try:
             scores, failed, excerpts = self._over(self._tracks, estimate, self._excerpts)
@@ -143,7 +141,7 @@ class Validator:
         return Result(scores, self._mixture, failed, excerpts, time.perf_counter() - start)
 
     def _over(
-        self, tracks: Sequence[Track], estimate: Callable[[Waveform, int], Stems], excerpts: int
+        self, tracks: Sequence[Track], estimate: Callable[[Waveform], Stems], excerpts: int
     ) -> tuple[dict[str, dict[str, float]], dict[str, str], tuple[Excerpt, ...]]:
         """Score this process's share of `tracks`; return all processes' scores and failures, and its own excerpts."""
         index, count = jax.process_index(), jax.process_count()
@@ -153,7 +151,7 @@ class Validator:
         for i in range(index, len(tracks), count):
             try:
                 mixture, references, rate = self._read(tracks[i])
-                estimates = estimate(mixture, rate)
+                estimates = estimate(mixture)
                 sdr[i] = _medians(references, estimates, rate)
             except Exception as error:  # whatever it is, the other processes wait for this one's scores
                 told[i] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -171,6 +169,11 @@ class Validator:
     def _read(self, track: Track) -> tuple[Waveform, Stems, int]:
         """Return the mixture of a track, the reference of every source, and their rate."""
         stems, rate = track.read(dict.fromkeys((MIXTURE, *(stem for stems in self._stems.values() for stem in stems))))
+        channels, model = len(stems[MIXTURE]), self._model
+        if rate != model.sample_rate:
+            raise AudioError(f"it is at {rate} Hz, the network at {model.sample_rate} Hz; resample the data")
+        if channels != model.channels:
+            raise AudioError(f"it has {channels} channels, the network {model.channels}; convert the data")
         references = {source: reduce(np.add, [stems[stem] for stem in parts]) for source, parts in self._stems.items()}
         return stems[MIXTURE], references, rate
 
