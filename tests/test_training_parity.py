@@ -10,14 +10,19 @@ greatest of the steps:
 
     run of the twin                       losses of steps 2, 3   of steps 4 to 11   gradient norms of steps 2 to 11
     float32, 1 thread                     9e-6                   1.7e-3             0.14 (median 0.03)
+    the same, on the AMD EPYC             7e-5                   2.7e-3             0.14 (median 0.04)
     float32, 2 threads                    6e-5                   0.9e-3             0.15 (median 0.02)
     float64                               6e-5                   0.8e-3             0.16 (median 0.03)
     weights times 1 + 1e-6 noise          2e-4                   1.0e-3             0.14 (median 0.02)
     the same, other noise                 3e-4                   1.3e-3             0.12 (median 0.01)
 
-A run of ours is held to the golden one as closely as those: it is 1e-4 off the losses of steps 2 and 3 on an Intel
-Xeon, 3.4e-4 on an AMD EPYC, whose products round in another order. A single step of ours, from the state that
-the twin is in, is held far more closely (gradient norms: 1e-4 and 1.4e-4).
+The runs are as far from each other as from the golden one, also in the tensors stored after the last step (the
+convolution's weights 1.5e-3 to 2.1e-3, the variances ahead of the first decoder, of 8 values each, 0.5): it is one draw
+of many, and no other program can repeat it to 1e-4.
+
+A run of ours is held to the golden one by little more than those: it is 1e-4 off the losses of steps 2 and 3 on the
+Intel Xeon, 3.4e-4 on the AMD EPYC, whose products round in another order, and there 1.9e-3 off those of steps 4 to 11.
+A single step of ours, from the state that the twin is in, is held far more closely (gradient norms: 1e-4 and 1.4e-4).
 """
 
 from __future__ import annotations
@@ -138,15 +143,15 @@ def test_run_follows_the_golden_one(golden, golden_config, golden_step):
     np.testing.assert_allclose(rates, golden["lrs"], rtol=1e-6)
     np.testing.assert_allclose(losses[:2], golden["losses"][:2], rtol=1e-4)
     np.testing.assert_allclose(losses[2:4], golden["losses"][2:4], rtol=5e-4)
-    np.testing.assert_allclose(losses[4:], golden["losses"][4:], rtol=2.5e-3)
+    np.testing.assert_allclose(losses[4:], golden["losses"][4:], rtol=4e-3)
     np.testing.assert_allclose(norms[:2], golden["grad_norms"][:2], rtol=1e-4)
-    assert np.median(np.abs(norms[2:] / golden["grad_norms"][2:] - 1)) <= 0.05
+    assert np.median(np.abs(norms[2:] / golden["grad_norms"][2:] - 1)) <= 0.08
 
     params, statistics = state.params["resunet"], state.batch_stats["resunet"]
     assert relative(statistics["bn0"]["mean"], golden["bn0_running_mean"]) <= 1e-6
     assert relative(statistics["bn0"]["var"], golden["bn0_running_var"]) <= 1e-6
     assert relative(statistics["encoder1"]["first"]["bn1"]["var"], golden["enc1_bn1_running_var"]) <= 1e-4
-    # the twin is 1.7e-3 to 2.2e-3 off; its variances ahead of the first decoder, of 8 values each, 0.5 to 0.6
+    # the twin is 1.7e-3 to 2.2e-3 off
     kernel = params["maps_shared"]["kernel"].transpose(3, 2, 1, 0)
     assert relative(kernel, golden["after_conv2_weight"]) <= 4e-3
 
