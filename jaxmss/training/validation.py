@@ -4,9 +4,9 @@
     result = validator({"params": state.params, "batch_stats": state.batch_stats})
     result.mean, result.sdr["vocals"], result.mixture["vocals"]
 
-Every process makes a validator and calls it at the same steps. Process i of n takes the tracks i, i + n, ..., one at a
-time, and separates on its own devices, as many windows at once as it has of them, with one program that is compiled
-once. Every process gets the scores of all tracks.
+Every process makes a validator and calls it at the same steps. The first of n takes the first n-th of the tracks and
+so on, one at a time, and separates on its own devices, as many windows at once as it has of them, with one program that
+is compiled once. Every process gets the scores of all tracks.
 """
 
 from __future__ import annotations
@@ -144,11 +144,12 @@ class Validator:
         self, tracks: Sequence[Track], estimate: Callable[[Waveform], Stems], excerpts: int
     ) -> tuple[dict[str, dict[str, float]], dict[str, str], tuple[Excerpt, ...]]:
         """Score this process's share of `tracks`; return all processes' scores and failures, and its own excerpts."""
-        index, count = jax.process_index(), jax.process_count()
+        share = _share(len(tracks))
+        first = share * jax.process_index()
         sdr = np.full((len(tracks), len(self._stems)), np.nan)
         told = [""] * len(tracks)
         kept: list[Excerpt] = []
-        for i in range(index, len(tracks), count):
+        for i in range(len(tracks))[first : first + share]:
             try:
                 mixture, references, rate = self._read(tracks[i])
                 estimates = estimate(mixture)
@@ -227,6 +228,11 @@ def _excerpt(name: str, rate: int, mixture: Waveform, references: Stems, estimat
     return Excerpt(name, rate, mixture[part].copy(), *cut)
 
 
+def _share(tracks: int) -> int:
+    """Return how many tracks a process takes: consecutive ones, so that process 0 has the first for its excerpts."""
+    return -(-tracks // jax.process_count())
+
+
 def _gathered(sdr: Float[np.ndarray, "n j"], told: list[str]) -> tuple[Float[np.ndarray, "n j"], list[str]]:
     """Return each track's row as the process has it that track n is of; JAX would round float64, so bytes travel."""
     words = np.zeros((len(told), _TOLD), np.uint8)
@@ -234,9 +240,9 @@ def _gathered(sdr: Float[np.ndarray, "n j"], told: list[str]) -> tuple[Float[np.
         data = text.encode()[:_TOLD]
         row[: len(data)] = np.frombuffer(data, np.uint8)
     rows = np.concatenate([np.ascontiguousarray(sdr).view(np.uint8), words], axis=1)
-    if (count := jax.process_count()) > 1:
+    if jax.process_count() > 1:
         everyone: Int[np.ndarray, "p n bytes"] = np.asarray(multihost_utils.process_allgather(rows))
-        rows = everyone[np.arange(len(rows)) % count, np.arange(len(rows))]
+        rows = everyone[np.arange(len(rows)) // _share(len(rows)), np.arange(len(rows))]
     numbers = np.ascontiguousarray(rows[:, :-_TOLD]).view(np.float64)
     return numbers, [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows[:, -_TOLD:]]
 
