@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -204,9 +205,10 @@ def synthesize_data(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit with 0, with 1 if some inputs failed, with 2 for a mistake in the input."""
+    """Run the command line; exit with 0, 1 if some inputs failed, 2 for a mistake in them, 130 if interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops a job should find nothing half-written
     try:
         status = app.cli(args=arguments, prog="jaxmss", description="Music source separation in JAX.")
         sys.stdout.flush()

@@ -276,14 +276,14 @@ def started(*arguments: object) -> tuple[subprocess.Popen, Path]:
     return process, folder
 
 
-@pytest.mark.parametrize("clipping", ["clamp", "rescale"])
-def test_ctrl_c_leaves_what_is_finished_and_nothing_else(song, tmp_path, clipping):
+@pytest.mark.parametrize(("clipping", "sign"), [("clamp", signal.SIGINT), ("rescale", signal.SIGTERM)])
+def test_ctrl_c_and_sigterm_leave_what_is_finished_and_nothing_else(song, tmp_path, clipping, sign):
     out = tmp_path / "out"
     options = ["-o", out, "--model", tiny.checkpoint(VOCALS), "--clipping", clipping]
     process, folder = started("separate", song, long_song(tmp_path), *options)
     time.sleep(1.0)
     sent = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sign)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - sent < 5
