@@ -136,6 +136,16 @@ def test_the_one_before_a_damaged_checkpoint_is_taken(tmp_path, capfd, damage: C
     assert tiny_run.same(restored(tmp_path)[0], tiny_run.state(CONFIG, 2))
 
 
+def test_a_step_may_be_damaged_again_and_again(tmp_path):
+    save(tmp_path, {1: None})
+    for _ in range(3):
+        save(tmp_path, {2: None})
+        cut(tmp_path / "checkpoints/2")
+        assert tiny_run.same(restored(tmp_path)[0], tiny_run.state(CONFIG, 1))
+    aside = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith("damaged")]
+    assert sorted(aside) == ["damaged-2", "damaged-2-2", "damaged-2-3"]
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again_from_nothing(tmp_path):
     save(tmp_path, {1: None, 2: None})
     for step in (1, 2):

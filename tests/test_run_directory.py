@@ -16,9 +16,16 @@ from jaxmss.training.run_directory import claimed
 CONFIG = tiny_run.config()
 
 
-def claim(directory: Path, config=CONFIG) -> None:
-    with claimed(directory, config):
-        pass
+def claim(directory: Path, config=CONFIG, songs: str = "") -> str | None:
+    """Claim the directory; return the songs of the start before."""
+    with claimed(directory, config, songs) as earlier:
+        return earlier
+
+
+def claim_and_save(directory: Path) -> None:
+    """Begin a run and have it save a checkpoint."""
+    claim(directory)
+    (directory / "checkpoints/1").mkdir()
 
 
 def stored(directory: Path) -> dict:
@@ -38,7 +45,7 @@ def test_the_same_config_goes_on(tmp_path):
 
 
 def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
-    claim(tmp_path)
+    claim_and_save(tmp_path)
     other = replace(CONFIG, optim=Optim(lr=5e-4), data=replace(CONFIG.data, batch=4, root="elsewhere"), seed=3)
     told = r"another config: data.batch 2 -> 4, optim.lr 0.001 -> 0.0005, seed 0 -> 3; go on with the same config"
     with pytest.raises(InputError, match=told):
@@ -47,23 +54,36 @@ def test_another_config_is_refused_with_the_fields_that_differ(tmp_path):
 
 
 def test_other_parts_are_another_config(tmp_path):
-    claim(tmp_path)
+    claim_and_save(tmp_path)
     parts = (*Data().parts[:1], Part("accompaniment", ("drums",)))
     with pytest.raises(InputError, match=r"another config: data\.parts"):
         claim(tmp_path, replace(CONFIG, data=replace(CONFIG.data, parts=parts)))
 
 
 def test_how_long_and_where_a_run_trains_may_change(tmp_path):
-    claim(tmp_path)
+    claim_and_save(tmp_path)
     other = replace(CONFIG, hours=1.0, data=replace(CONFIG.data, root="elsewhere", threads=2), watch=Watch(every=1))
     claim(tmp_path, other)
     assert stored(tmp_path)["config"]["hours"] == 1.0
 
 
-def test_a_run_of_an_earlier_version_has_the_defaults_of_fields_that_it_lacks(tmp_path):
+def test_a_run_that_has_saved_nothing_may_get_another_config(tmp_path):
     claim(tmp_path)
+    claim(tmp_path, replace(CONFIG, init="cws-vocals"))
+    assert stored(tmp_path)["config"]["init"] == "cws-vocals"
+
+
+def test_songs_of_the_start_before_are_told_once_there_is_a_checkpoint(tmp_path):
+    assert claim(tmp_path, songs="8 songs") is None
+    assert claim(tmp_path, songs="9 songs") is None
+    (tmp_path / "checkpoints/1").mkdir()
+    assert claim(tmp_path, songs="7 songs") == "9 songs"
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_fields_that_it_lacks(tmp_path):
+    claim_and_save(tmp_path)
     noted = stored(tmp_path)
-    del noted["config"]["loss"]["conserve_after"]
+    del noted["config"]["loss"]["conserve_after"], noted["songs"], noted["start"]
     (tmp_path / "config.json").write_text(json.dumps(noted))
     claim(tmp_path)
 

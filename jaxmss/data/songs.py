@@ -7,6 +7,7 @@ that `jaxmss data build` has prepared.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -54,6 +55,12 @@ def training_songs(data: Data, model: Network) -> list[Song]:
     for song in songs:
         _check(song, round(data.seconds * model.sample_rate), model)
     return songs
+
+
+def fingerprint(songs: Sequence[Song]) -> str:
+    """Return what batches depend on, but for the sound itself: how many songs, and a sum over names and lengths."""
+    told = [(song.name, [(stem, clip.samples) for stem, clip in sorted(song.clips.items())]) for song in songs]
+    return f"{len(songs)} songs, {zlib.crc32(repr(told).encode()):08x}"
 
 
 def validation_tracks(data: Data) -> list[Track]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import json
 import logging
 import math
@@ -21,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from jaxmss.checkpoints import runs
 from jaxmss.errors import CheckpointError
+from jaxmss.training.agreement import everywhere
 from jaxmss.training.config import Checkpoints
 from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import PyTree
@@ -140,20 +140,23 @@ class RunCheckpoints:
     def _restore(self, step: int, like: TrainState) -> TrainState:
         checkpoint = self.directory / runs.CHECKPOINTS / str(step)
         target = {item: jax.tree.map(_abstract, tree) for item, tree in _items(like).items()}
-        with _everywhere(checkpoint):
+        with _read_everywhere(checkpoint):
             if jax.process_index() == 0:  # reads every byte: once is enough
                 for item in target:
                     runs.check(checkpoint, item)
-        with _everywhere(checkpoint), ocp.StandardCheckpointer() as checkpointer:
+        with _read_everywhere(checkpoint), ocp.StandardCheckpointer() as checkpointer:
             restored = {item: checkpointer.restore(checkpoint / item, tree) for item, tree in target.items()}
         weights = {"batch_stats": {}, **restored[runs.WEIGHTS]}
         return TrainState(**weights, **restored[runs.PROGRESS], ema=restored.get(runs.EMA))
 
     def _put_aside(self, step: int) -> None:
         checkpoint = self.directory / runs.CHECKPOINTS / str(step)
-        if jax.process_index() == 0:
-            checkpoint.rename(checkpoint.with_name(f"{DAMAGED}{step}"))
-        multihost_utils.sync_global_devices(f"{DAMAGED}{step}")
+        with everywhere(CheckpointError(f"{checkpoint} could not be put aside by process 0; it says why")):
+            if jax.process_index() == 0:
+                try:
+                    checkpoint.rename(_free(checkpoint.with_name(f"{DAMAGED}{step}")))
+                except OSError as error:
+                    raise CheckpointError(f"{checkpoint} cannot be put aside: {error.strerror}; remove it") from error
         self._manager.reload()
 
     def _note_manifest(self) -> None:
@@ -207,19 +210,21 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 @contextmanager
-def _everywhere(checkpoint: Path) -> Iterator[None]:
+def _read_everywhere(checkpoint: Path) -> Iterator[None]:
     """Raise `CheckpointError` in all processes if the body fails in one of them, so that they go on together."""
-    failure = None
-    try:
-        yield
-    except CheckpointError as error:
-        failure = error
-    except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            raise
-        failure = CheckpointError(f"{checkpoint} is damaged or of another network: {_reason(error)}")
-    if not multihost_utils.process_allgather(np.array(failure is None)).all():
-        raise failure or CheckpointError(f"{checkpoint} could not be read by another process")
+    with everywhere(CheckpointError(f"{checkpoint} could not be read by another process")):
+        try:
+            yield
+        except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
+            if isinstance(error, CheckpointError | jax.errors.JaxRuntimeError):
+                raise
+            raise CheckpointError(f"{checkpoint} is damaged or of another network: {_reason(error)}") from error
+
+
+def _free(path: Path) -> Path:
+    """Return the path, or if it is taken one with a number at its end."""
+    numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    return next(free for free in itertools.chain([path], numbered) if not free.exists())
 
 
 def _reason(error: Exception) -> str:

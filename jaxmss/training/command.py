@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -41,8 +42,9 @@ class Arguments:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit with 2 for a mistake in the input, 130 when interrupted."""
+    """Run the command line; exit with 0, with 2 for a mistake in the input, with 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    status = 0
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_USAGE.format(configs=_listing(Path(sys.argv[0]).parent / CONFIGS)), end="")
@@ -54,10 +56,27 @@ def main(arguments: list[str] | None = None) -> None:
         train(parsed.config, parsed.run)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
     except KeyboardInterrupt:
         print("train.py: interrupted; start it again to go on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        status = 130
+    except Exception as error:
+        from jaxmss.training.distributed import step_failed
+
+        if (reason := step_failed(error)) is not None:
+            print(
+                f"train.py: another process was lost, or the devices failed: {reason}; start all again to go on from "
+                "the last checkpoint",
+                file=sys.stderr,
+            )
+        else:  # a defect
+            traceback.print_exc()
+        status = 1
+    if status and "jax" in sys.modules:  # otherwise there can be no other processes
+        from jaxmss.training.distributed import leave
+
+        leave(status)  # others may be waiting for this one, and JAX would have it wait for them
+    sys.exit(status)
 
 
 def parse(file: Path, overrides: list[str]) -> Arguments:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 from typing import Any
 
 import jax
@@ -15,6 +17,7 @@ from jaxmss.errors import InputError
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 INDEXED_JOB = "JOB_COMPLETION_INDEX"  # the number of a pod in its Kubernetes job
 TIMEOUT = 300  # seconds: the processes of a cluster start minutes apart
+LAST = 3  # seconds that process 0 leaves the others to end by themselves: without it, JAX aborts them
 NEVER = 7 * 24 * 3600  # seconds; when JAX's own time is over, it aborts the process with a stack trace
 
 
@@ -58,6 +61,23 @@ def initialize(timeout: float = TIMEOUT, heartbeat_timeout: int = 100) -> None:
             f"This pod is number {os.environ[INDEXED_JOB]} of a Kubernetes job, and finds the others only with the "
             f"package `kubernetes`: pip install kubernetes, or give {ADDRESS}, {COUNT} and {INDEX}"
         )
+
+
+def step_failed(error: Exception) -> str | None:
+    """Return why a program that all processes run together failed; None for any other error, or of one process."""
+    together = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
+    return " ".join(str(error).split())[:200] if together else None
+
+
+def leave(status: int) -> None:
+    """End this process now, if it is one of several. JAX's own way would be to wait for all of them."""
+    if global_state.client is None or jax.process_count() == 1:
+        return
+    if jax.process_index() == 0:
+        time.sleep(LAST)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _given() -> dict[str, Any]:

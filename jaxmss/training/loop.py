@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from tqdm import tqdm
 
 from jaxmss.data import synth
 from jaxmss.data.batches import batches
-from jaxmss.data.songs import root_of, training_songs, validation_tracks
-from jaxmss.errors import InputError
+from jaxmss.data.mixing import Batch
+from jaxmss.data.songs import fingerprint, root_of, training_songs, validation_tracks
+from jaxmss.errors import AudioError, InputError
 from jaxmss.loading import keep_compiled_programs
 from jaxmss.training import distributed, sharding
+from jaxmss.training.agreement import everywhere, same_config, same_songs
 from jaxmss.training.checkpoints import RunCheckpoints
 from jaxmss.training.config import SYNTH, Config, Data
 from jaxmss.training.report import write_report
@@ -40,14 +43,23 @@ def train(config: Config, run: Path) -> None:
     """
     distributed.initialize()
     keep_compiled_programs()
-    mesh = sharding.make_mesh(config)
-    _make_songs(config.data)
-    songs = training_songs(config.data, config.model)
-    validator = Validator(config, validation_tracks(config.data)) if config.validation.every else None
+    same_config(config)
+    with everywhere(InputError("Process 0 could not make the songs; it says why")):
+        if jax.process_index() == 0:
+            _make_songs(config.data)
+    with everywhere(InputError("Another process cannot use its devices or data; it says why")):
+        mesh = sharding.make_mesh(config)
+        songs = training_songs(config.data, config.model)
+        tracks = validation_tracks(config.data) if config.validation.every else []
+    found = fingerprint(songs)
+    same_songs(found)
+    validator = Validator(config, tracks) if tracks else None
     if validator is not None and validator.left_out:
         tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")
 
-    with claimed(run, config), RunCheckpoints(run, config.checkpoints) as checkpoints:
+    with claimed(run, config, found) as earlier, RunCheckpoints(run, config.checkpoints) as checkpoints:
+        if earlier not in (None, found):
+            tell(f"the songs are others than before ({earlier}; now {found}): so are all batches from here on")
         state = sharding.init(config, mesh)
         restored = checkpoints.restore_latest(state, tell)
         state = start_from(config, state, tell) if restored is None else restored
@@ -59,13 +71,14 @@ def train(config: Config, run: Path) -> None:
         )
         stop_asked, interrupted = _stop_on_sigterm()
         running: deque[jax.Array] = deque()
+        unread: list[AudioError] = []
         with closing(stream), Watch(run, config, first) as watch:
-            for step, batch in enumerate(stream, start=first + 1):
+            for step, batch in enumerate(_readable(stream, unread), start=first + 1):
                 state, metrics = take_step(state, sharding.place_batch(batch, mesh))
                 watch.step(step, metrics)
                 running.append(metrics["skipped"])
                 if len(running) > IN_FLIGHT:
-                    _give_up(int(running.popleft()), step, config)
+                    _give_up(int(running.popleft()), step, config, run)
 
                 stop, last = stop_asked(step), step == steps
                 validate = validator is not None and (last or (step % config.validation.every == 0 and not stop))
@@ -78,11 +91,14 @@ def train(config: Config, run: Path) -> None:
                         stop |= result is None
                         if result is not None:
                             watch.validation(step, result)
-                            checkpoints.score(step, result.mean)
+                            # medians over fewer tracks are not compared
+                            checkpoints.score(step, math.nan if result.failed else result.mean)
                 checkpoints.check()
                 if stop:
                     tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
                     break
+            if unread:
+                raise _kept(checkpoints, state, first, unread[0])
         if jax.process_index() == 0:
             print(write_report(run))
 
@@ -99,26 +115,45 @@ def tell(line: str) -> None:
 
 
 def _make_songs(data: Data) -> None:
-    """Make the synthetic data set that `data.root` asks for, unless it is there; process 0 does it for all."""
+    """Make the synthetic data set that `data.root` asks for, unless it is there."""
     if not data.root.startswith(SYNTH):
         return
-    if jax.process_index() == 0:
-        with tqdm(unit="song", desc="Making songs", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(unit="song", desc="Making songs", disable=not sys.stderr.isatty(), leave=False) as bar:
 
-            def show(done: int, songs: int) -> None:
-                bar.total = songs
-                bar.update(done - bar.n)
+        def show(done: int, songs: int) -> None:
+            bar.total = songs
+            bar.update(done - bar.n)
 
-            synth.write(root_of(data), progress=show)
-    multihost_utils.sync_global_devices("songs are made")
+        synth.write(root_of(data), progress=show)
 
 
-def _give_up(skipped: int, step: int, config: Config) -> None:
+def _readable(stream: Iterable[Batch], unread: list[AudioError]) -> Iterator[Batch]:
+    """Yield batches until one cannot be read; note why."""
+    try:
+        yield from stream
+    except AudioError as error:
+        unread.append(error)
+
+
+def _kept(checkpoints: RunCheckpoints, state: TrainState, first: int, error: AudioError) -> AudioError:
+    """Save the steps before the one whose batch could not be read; return what tells of both."""
+    step = int(state.step)
+    if step == first:
+        return error
+    if jax.process_count() > 1:  # the others are in the next step already, and wait for this process
+        return AudioError(f"{error}; mend the data and start again, to go on from the last checkpoint")
+    checkpoints.save(step, state)
+    checkpoints.wait()
+    return AudioError(f"{error}; step {step} before it is saved: mend the data and start again to go on")
+
+
+def _give_up(skipped: int, step: int, config: Config, run: Path) -> None:
     """Raise `InputError` when so many updates in a row were skipped that the run will not come back by itself."""
     if skipped >= config.optim.give_up_after:
         raise InputError(
             f"loss or gradients were not finite in {skipped} steps in a row, up to step {step}: nothing was learned "
-            "from them; start again from an earlier checkpoint with a lower optim.lr or with optim.clip"
+            f"from them; start another run from a checkpoint of this one, --init {run}@STEP, with a lower --optim.lr "
+            "or with --optim.clip"
         )
 
 

@@ -7,25 +7,29 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmss.audio.aside import written_aside
+from jaxmss.checkpoints import runs
 from jaxmss.checkpoints.runs import CHECKPOINTS, CONFIG
 from jaxmss.config import from_json, to_json
 from jaxmss.errors import InputError
+from jaxmss.training.agreement import differing, everywhere
 from jaxmss.training.config import Config
 
 LOCK = "lock"
+SEEN_WITHIN = 15  # seconds after which what process 0 writes is seen by the others, if ever
 PACKAGES = ("jaxmss", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # what may be another when a run goes on: how long, where and how fast, but not what is learned from what
@@ -44,25 +48,27 @@ FREE = (
 
 
 @contextmanager
-def claimed(directory: Path, config: Config) -> Iterator[None]:
+def claimed(directory: Path, config: Config, songs: str = "") -> Iterator[str | None]:
     """Hold a run's directory: make it with its config, or take up the run that is there if it has the same config.
 
-    Every process of a run calls this; process 0 looks and writes. Raises `InputError` if the directory holds another
-    run, with the fields that differ (those in `FREE` may), or anything else, or if another process trains there.
+    Every process of a run calls this; process 0 looks and writes. A run without a checkpoint is begun anew, with any
+    config. Yields in process 0 the `songs`, a fingerprint, of the start before; None if there was none. Raises
+    `InputError`, in all processes, if the directory holds another run, with the fields that differ (those in `FREE`
+    may), or anything else, if another process trains there, or if the processes do not share it.
     """
-    refusal = None
+    start = int(np.ravel(multihost_utils.process_allgather(np.array(secrets.randbits(31))))[0])
+    earlier = None
     with ExitStack() as held:
-        if jax.process_index() == 0:
-            try:
-                _prepare(directory, held)
-                _note(directory, config)
-            except OSError as error:
-                refusal = InputError(f"The run {directory} cannot be written: {error.strerror or error}")
-            except InputError as error:
-                refusal = error
-        if not multihost_utils.process_allgather(np.array(refusal is None)).all():
-            raise refusal or InputError(f"Process 0 cannot train in {directory}; it says why")
-        yield
+        with everywhere(InputError(f"Process 0 cannot train in {directory}; it says why")):
+            if jax.process_index() == 0:
+                try:
+                    _prepare(directory, held)
+                    earlier = _note(directory, config, start, songs)
+                except OSError as error:
+                    raise InputError(f"The run {directory} cannot be written: {error.strerror or error}") from None
+        with everywhere(InputError(f"Not all processes share the run {directory}; those that do not say so")):
+            _await(directory, start)
+        yield earlier
 
 
 def _prepare(directory: Path, held: ExitStack) -> None:
@@ -92,48 +98,51 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _note(directory: Path, config: Config) -> None:
-    """Write the config into the directory, after comparing it with the one that is there."""
+def _note(directory: Path, config: Config, start: int, songs: str) -> str | None:
+    """Write the config into the directory, after comparing it with the one that is there; return the earlier songs."""
     path = directory / CONFIG
-    if path.exists():
-        differing = _differing(_read(path), config)
-        if differing:
-            raise InputError(
-                f"{directory} holds a run of another config: {', '.join(differing)}; "
-                "go on with the same config, or name a new directory"
-            )
-    content = json.dumps({"config": to_json(config), "versions": _versions()}, indent=2) + "\n"
+    before, earlier = _read(path) if path.exists() else (config, None)
+    if not (runs.is_run(directory) and runs.steps(directory)):
+        earlier = None
+    elif fields := differing(before, config, FREE):
+        raise InputError(
+            f"{directory} holds a run of another config: {', '.join(fields)}; "
+            "go on with the same config, or name a new directory"
+        )
+    noted = {"config": to_json(config), "songs": songs, "versions": _versions(), "start": start}
     with written_aside([path]) as [file]:
-        file.write(content.encode())
+        file.write((json.dumps(noted, indent=2) + "\n").encode())
     (directory / CHECKPOINTS).mkdir(exist_ok=True)
+    return earlier
 
 
-def _read(path: Path) -> Config:
+def _await(directory: Path, start: int) -> None:
+    """Return when this process sees the directory that process 0 has claimed. Raises `InputError` if it never does."""
+    until = time.monotonic() + SEEN_WITHIN
+    while _start(directory / CONFIG) != start:
+        if time.monotonic() > until:
+            raise InputError(
+                f"{directory} is not the same folder for process {jax.process_index()} as for process 0; name one by "
+                "--run that all hosts share"
+            )
+        time.sleep(0.5)
+
+
+def _start(path: Path) -> int | None:
+    """Return the number of the last start of a run; None if it cannot be read."""
     try:
-        return from_json(Config, json.loads(path.read_text())["config"])
+        return json.loads(path.read_text())["start"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(path: Path) -> tuple[Config, str | None]:
+    """Return the config and the fingerprint of the songs, which earlier versions did not note."""
+    try:
+        noted = json.loads(path.read_text())
+        return from_json(Config, noted["config"]), noted.get("songs")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the config of a run ({error}); name a new directory") from None
-
-
-def _differing(earlier: Config, now: Config) -> list[str]:
-    """Return the fields that differ and may not, as ``optim.lr 0.001 -> 0.0005``."""
-    before, after = _flat(to_json(earlier)), _flat(to_json(now))
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return [
-        f"{name} {before.get(name)} -> {after.get(name)}"
-        for name in names
-        if not any(f"{name}.".startswith(f"{free}.") for free in FREE)
-    ]
-
-
-def _flat(values: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {name: values}
-    return {
-        inner: value
-        for key, part in values.items()
-        for inner, value in _flat(part, f"{name}.{key}" if name else key).items()
-    }
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 
 from jaxmss.errors import InputError
 from jaxmss.loading import read, resolve
+from jaxmss.training.agreement import everywhere
 from jaxmss.training.config import Config
 from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import Array, PyTree
@@ -34,7 +35,8 @@ def start_from(config: Config, state: TrainState, tell: Callable[[str], None]) -
     """
     if config.init is None:
         return state
-    network, variables = read(resolve(config.init))
+    with everywhere(InputError(f"init {config.init!r} cannot be read by another process; it says why")):
+        network, variables = read(resolve(config.init))
     initial = variables_of(state.params, state.batch_stats)
     given, wanted = _named(variables), _named(initial)
     differing = _differing(given, wanted)

@@ -1,0 +1,85 @@
+"""What must be the same in all processes of a run, and each time that it is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxmss.config import from_json, to_json
+from jaxmss.errors import InputError
+from jaxmss.training.config import Config
+
+# what each process may have of its own
+OWN = ("data.root", "data.threads")
+
+
+@contextmanager
+def everywhere(elsewhere: InputError) -> Iterator[None]:
+    """Let no process wait for one that has failed: if the body raises `InputError` in any of them, raise it in all.
+
+    Processes in which it did not fail raise `elsewhere`.
+    """
+    failure = None
+    try:
+        yield
+    except InputError as error:
+        failure = error
+    if not multihost_utils.process_allgather(np.array(failure is None)).all():
+        raise failure or elsewhere
+
+
+def same_config(config: Config) -> None:
+    """Raise `InputError` in all processes if one was started with another config than process 0, with its fields."""
+    first, *others = (from_json(Config, json.loads(text)) for text in _gathered(json.dumps(to_json(config))))
+    for process, other in enumerate(others, start=1):
+        if fields := differing(first, other, OWN):
+            raise InputError(
+                f"Process {process} was started with another config than process 0: {', '.join(fields)}; "
+                "start all with the same"
+            )
+
+
+def same_songs(fingerprint: str) -> None:
+    """Raise `InputError` in all processes if the songs of one are not those of process 0."""
+    first, *others = _gathered(fingerprint)
+    for process, other in enumerate(others, start=1):
+        if other != first:
+            raise InputError(
+                f"The songs that process {process} finds ({other}) are not those of process 0 ({first}); copy the same "
+                "data to all hosts"
+            )
+
+
+def differing(before: Config, after: Config, free: Sequence[str]) -> list[str]:
+    """Return the fields that differ and are not, nor lie within, one of `free`, as ``optim.lr 0.001 -> 0.0005``."""
+    old, new = _flat(to_json(before)), _flat(to_json(after))
+    return [
+        f"{name} {old.get(name)} -> {new.get(name)}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name) and not any(f"{name}.".startswith(f"{one}.") for one in free)
+    ]
+
+
+def _flat(values: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {name: values}
+    return {
+        inner: value
+        for key, part in values.items()
+        for inner, value in _flat(part, f"{name}.{key}" if name else key).items()
+    }
+
+
+def _gathered(text: str) -> list[str]:
+    """Return the text of each process, in all of them."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.ravel(multihost_utils.process_allgather(np.array(len(data))))
+    padded = np.pad(data, (0, int(lengths.max()) - len(data)))
+    rows = np.reshape(multihost_utils.process_allgather(padded), (jax.process_count(), -1))
+    return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
