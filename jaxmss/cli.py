@@ -154,16 +154,18 @@ app.command(data, name="data", help="Check, prepare and make data sets to train 
 def check_data(
     root: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")],
     split: Annotated[str | None, tyro.conf.arg(metavar="NAME,...")] = None,
+    folders: Annotated[str | None, tyro.conf.arg(metavar="STEM,...")] = None,
 ) -> int:
     """Listen through a data set and print a line for each problem; the exit status is 1 if one is an error.
 
     Args:
         root: folder with a folder of tracks for each split, or a data set that `jaxmss data build` prepared.
         split: comma-separated folders to check (default: train, valid and test, those that there are).
+        folders: comma-separated stems whose recordings lie in folders of their own, as train.py's --data.folders.
     """
     from jaxmss.data import command
 
-    return command.check(root, [name.strip() for name in split.split(",")] if split is not None else [])
+    return command.check(root, _names(split), _names(folders))
 
 
 @data.command(name="build")
@@ -202,6 +204,11 @@ def synthesize_data(
     from jaxmss.data import command
 
     return command.synth(directory, songs, seconds, seed)
+
+
+def _names(listed: str | None) -> list[str]:
+    """Return the names of a list with commas."""
+    return [name.strip() for name in listed.split(",")] if listed is not None else []
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,6 +21,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 @pytest.fixture(autouse=True)
 def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
 
 
 def test_help_lists_every_config_and_starts_no_jax():
@@ -105,6 +106,9 @@ def test_a_mistake_gets_one_line_and_status_2(arguments, says, capsys, tmp_path)
         (["--optim.lrr", "1"], "--optim.lr"),
         (["--optim.lr", "fast"], "could not convert string to float: 'fast'"),
         (["--data.bath", "3"], "--data.batch"),
+        (["--data.valid", "train"], "'valid' (='train') cannot be used: validate on other tracks"),
+        (["--seed", "99999999999999999999999"], "'seed' (=99999999999999999999999) cannot be used"),
+        (["--data.seconds", "0.00001"], "'seconds' (=1e-05) cannot be used"),
     ],
 )
 def test_a_mistake_in_an_override_is_told_with_what_was_meant(given, says, capsys):

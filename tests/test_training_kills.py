@@ -185,6 +185,26 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(uninterrupted, t
     assert tiny_run.same(last_state(run), last_state(uninterrupted))
 
 
+def test_a_run_whose_data_vanishes_saves_what_it_has_learned(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted.config.parent / "data", tmp_path / "data")
+    settings = replace(config(tmp_path / "data"), checkpoints=Checkpoints(every=1000, keep=2))
+    kill_process.write_config(tmp_path / "config.py", to_json(settings))
+    run = Run(tmp_path / "config.py", tmp_path / "run")
+    process = run.start()
+    run.wait_for_steps(2, process)
+    vocals = tmp_path / "data/train/a/vocals.wav"
+    vocals.rename(vocals.with_suffix(".gone"))
+    run.end(process)
+    assert run.ended == [2], run.output.read_text()
+    step = run.checkpoint()
+    assert step >= 2
+    told = f"a/vocals.wav' cannot be read: No such file or directory; check the disk; step {step} before it is saved"
+    assert run.output.read_text().endswith(f"{told}: mend the data and start again to go on\n")
+    vocals.with_suffix(".gone").rename(vocals)
+    run.end(run.start())
+    assert run.losses() == uninterrupted.losses()
+
+
 @pytest.mark.parametrize("kill", [KILL, TERM])
 def test_a_run_that_is_killed_while_it_validates_keeps_the_step(tmp_path, kill):
     recordings.write_songs(tmp_path / "data/train", ["a", "b", "c"], samples=6 * recordings.RATE)

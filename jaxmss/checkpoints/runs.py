@@ -98,7 +98,11 @@ def restore(directory: Path, step: int, raw: bool = False) -> tuple[Network, Var
     config = read_config(directory)
     checkpoint = directory / CHECKPOINTS / str(step)
     item = EMA if not raw and (checkpoint / EMA).is_dir() else WEIGHTS
-    check(checkpoint, item)
+    try:
+        check(checkpoint, item)
+    except CheckpointError as error:
+        others = ", ".join(f"{directory}@{other}" for other in steps(directory) if other != step)
+        raise CheckpointError(f"{error}; the run's other checkpoints: {others or 'none'}") from None
     return config, store.read_variables(checkpoint / item, config)
 
 

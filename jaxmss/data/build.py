@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -148,15 +149,16 @@ def source_splits(source: Path) -> dict[str, list[Song]]:
 
 def describe(songs: Mapping[str, Sequence[Song]]) -> dict[str, Any]:
     """Return what is stored beside the records. Raises `InputError` for songs that one data set cannot hold."""
-    first = next(song for split in songs.values() for song in split)
-    rate, channels, _ = _kind(next(iter(first.clips.values())))
+    kinds = Counter(_kind(clip)[:2] for split in songs.values() for song in split for clip in song.clips.values())
+    rate, channels = kinds.most_common(1)[0][0]
     for split in songs.values():
         stems = split[0].clips.keys() - {MIXTURE}
         for song in split:
             if missing := sorted((stems ^ song.clips.keys()) - {MIXTURE}):
                 raise InputError(
                     f"Tracks {split[0].name!r} and {song.name!r} differ in their stems: only one of them has "
-                    f"{', '.join(missing)}; complete the other"
+                    f"{', '.join(missing)}; complete the other (recordings in folders by stem are not prepared: train "
+                    "on them as they are)"
                 )
             length = next(iter(song.clips.values())).samples
             for stem, clip in song.clips.items():
@@ -196,6 +198,8 @@ def _song(track: Track) -> Song:
         files = decode(track.path, STREAMS)
     else:
         files = {path.stem: path for path in sorted(track.path.glob("[!.]*.wav"))}
+        if not files:
+            raise InputError(f"{str(track.path)!r} holds no .wav files; complete the track or remove its folder")
     return Song(track.name, {stem: open_clip(path) for stem, path in files.items()})
 
 

@@ -19,6 +19,7 @@ from jaxmss.audio.reading import open_audio
 from jaxmss.data import prepared
 from jaxmss.data.clips import FULL_SCALE, Clip
 from jaxmss.data.listening import MixtureScan, Problem, StemScan
+from jaxmss.data.pools import recordings
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, STEMS, STREAMS, Waveform, decode_stream
 from jaxmss.errors import InputError
 
@@ -31,11 +32,19 @@ Blocks = Iterator[tuple[Waveform, int]]  # (c, t) and the rate, from start to en
 
 @dataclass(frozen=True)
 class Source:
-    """A track: its stems, each read in blocks when it is called; `lossy` if they were coded so."""
+    """A track: its stems, each read in blocks when it is called.
+
+    Attributes:
+      name: of the track.
+      stems: by their names.
+      lossy: whether they were coded so.
+      complete: whether it has all stems that it should have, whatever others have.
+    """
 
     name: str
     stems: Mapping[str, Callable[[], Blocks]]
     lossy: bool = False
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +64,11 @@ class Report:
     seconds: float = 0.0
 
 
-def find(root: Path | str, splits: Iterable[str] = ()) -> dict[str, list[Source]]:
+def find(root: Path | str, splits: Iterable[str] = (), folders: Sequence[str] = ()) -> dict[str, list[Source]]:
     """Return the tracks of each split: of these, or of ``train``, ``valid`` and ``test`` as far as they are there.
 
-    Raises `InputError` where there is no such folder.
+    If stems have `folders` of their own, each recording is a track of one stem. Raises `InputError` where there is no
+    such folder.
     """
     if prepared.is_prepared(root):
         names = list(splits) or prepared.splits(root)
@@ -74,6 +84,8 @@ def find(root: Path | str, splits: Iterable[str] = ()) -> dict[str, list[Source]
     if missing or not names:
         wanted = f"no split {missing[0]!r}" if missing else f"none of the splits {', '.join(SPLITS)}"
         raise InputError(f"{str(root)!r} holds {wanted}: it holds {', '.join(there) or 'no folders'}")
+    if folders:
+        return {name: list(_recordings(root / name, folders)) for name in names}
     return {name: list(_sources(root / name)) for name in names}
 
 
@@ -106,8 +118,9 @@ def _listen(expected: Sequence[str], place: tuple[str, Source]) -> tuple[Report,
     """Return what is wrong with a track, and a digest of every stem that can be heard."""
     where, source = place
     problems = []
-    if missing := [stem for stem in expected if stem not in source.stems]:
-        holds = ", ".join(source.stems) or "no WAV files"
+    missing = [] if source.complete else [stem for stem in expected if stem not in source.stems]
+    if missing:
+        holds = ", ".join(source.stems) or "no .wav files"
         problems.append(Problem(f"lacks {', '.join(missing)}: it holds {holds}; complete it or leave it out"))
     scans = {stem: StemScan() for stem in source.stems}
     stems = [_whole_blocks(blocks(), scans[stem], problems) for stem, blocks in source.stems.items()]
@@ -175,7 +188,7 @@ def _expected(sources: Iterable[Source]) -> list[str]:
 def _repeated(
     alike: Mapping[tuple[str, str], Sequence[str]], splits: Mapping[str, Sequence[Source]]
 ) -> Iterator[Report]:
-    """Yield a report for each two tracks, or stems of a track, that hold the same audio, or have one name."""
+    """Yield a report for each two tracks, or stems of a track, that hold the same audio, or whole songs of one name."""
     for (first, second), stems in alike.items():
         if first == second:
             text, leaks = f"the same audio is there twice: {', '.join(stems)}", False
@@ -188,7 +201,7 @@ def _repeated(
         for source in sources:
             where = f"{split}/{source.name}"
             first = names.setdefault(source.name.casefold(), where)
-            if _split(first) != split and (first, where) not in alike:
+            if _split(first) != split and (first, where) not in alike and not source.complete:
                 text = f"the same name as {first}, but other audio; leave one out if it is the same song"
                 yield Report(where, [Problem(text, is_error=False)])
 
@@ -208,6 +221,13 @@ def _sources(folder: Path) -> Iterator[Source]:
         elif path.name.endswith(STEM_FILE):
             streams = {stem: partial(decode_stream, path, index) for index, stem in enumerate(STREAMS)}
             yield Source(path.name.removesuffix(STEM_FILE), streams, lossy=True)
+
+
+def _recordings(folder: Path, stems: Sequence[str]) -> Iterator[Source]:
+    """Yield the recordings of stems that have folders of their own."""
+    for stem, files in recordings(folder, stems).items():
+        for file in files:
+            yield Source(f"{stem}/{file.stem}", {stem: partial(_file_blocks, file)}, complete=True)
 
 
 def _prepared_source(name: str, clips: Mapping[str, Clip]) -> Source:

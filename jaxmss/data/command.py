@@ -12,16 +12,16 @@ from tqdm import tqdm
 _HOUR = 3600
 
 
-def check(root: str, splits: Sequence[str]) -> int:
+def check(root: str, splits: Sequence[str], folders: Sequence[str]) -> int:
     """Print a line for each problem of a data set and a summary; return 1 if one of them is an error, else 0."""
     from jaxmss.data.check import check, find
 
-    folders = find(root, splits)
-    total = sum(len(tracks) for tracks in folders.values())
+    found = find(root, splits, folders)
+    total = sum(len(tracks) for tracks in found.values())
     errors = warnings = 0
     seconds = 0.0
     with tqdm(total=total, unit="track", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for report in check(folders):
+        for report in check(found):
             for problem in report.problems:
                 with bar.external_write_mode(sys.stdout):
                     print(f"{report.where}: {problem}", flush=True)
@@ -29,9 +29,9 @@ def check(root: str, splits: Sequence[str]) -> int:
                 warnings += not problem.is_error
             seconds += report.seconds
             bar.update(report.tracks)
-    named = ", ".join(f"{len(tracks)} in {split}" for split, tracks in folders.items())
-    found = f"{errors} errors, {warnings} warnings" if errors or warnings else "no problems"
-    print(f"{total} tracks ({named}), {seconds / _HOUR:.2f} h: {found}")
+    named = ", ".join(f"{len(tracks)} in {split}" for split, tracks in found.items())
+    summary = f"{errors} errors, {warnings} warnings" if errors or warnings else "no problems"
+    print(f"{total} tracks ({named}), {seconds / _HOUR:.2f} h: {summary}")
     return 1 if errors else 0
 
 

@@ -58,7 +58,7 @@ def recordings(folder: Path, stems: Sequence[str]) -> dict[str, list[Path]]:
             raise InputError(f"There is no directory {str(folder / stem)!r}; put the recordings of {stem!r} there")
         files[stem] = sorted(path for path in (folder / stem).glob("*.wav") if not path.name.startswith("."))
         if not files[stem]:
-            raise InputError(f"{str(folder / stem)!r} holds no WAV files; put the recordings of {stem!r} there")
+            raise InputError(f"{str(folder / stem)!r} holds no .wav files; put the recordings of {stem!r} there")
     return files
 
 

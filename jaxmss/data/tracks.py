@@ -101,7 +101,7 @@ class Track:
             there = sorted(file.name for file in self.path.glob("*.wav"))
             raise AudioError(
                 f"Track {self.name!r} lacks {', '.join(missing)}: {str(self.path)!r} holds "
-                f"{some(there, 'no WAV files')}; complete it or leave the track out"
+                f"{some(there, 'no .wav files')}; complete it or leave the track out"
             )
 
 

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     status = 0
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(_USAGE.format(configs=_listing(Path(sys.argv[0]).parent / CONFIGS)), end="")
+            print(_USAGE.format(configs=_listing(_published())), end="")
             sys.exit(0 if arguments else 2)
         parsed = parse(Path(arguments[0]), arguments[1:])
 
@@ -98,11 +98,12 @@ def parse(file: Path, overrides: list[str]) -> Arguments:
 def config_of(file: Path) -> Config:
     """Return what `get_config()` of a Python file returns. The file is run: it is the user's own program."""
     if not file.is_file():
-        known = [str(path) for path in sorted({*file.parent.glob("*.py"), *CONFIGS.glob("*.py")}) if _is_config(path)]
+        near = sorted({*file.parent.glob("*.py"), *_published().glob("*.py")})
+        known = [str(path) for path in near if _is_config(path)]
         raise InputError(f"There is no config {str(file)!r}{suggest(str(file), known) if known else ''}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise InputError(f"{str(file)!r} is no Python file; name a config such as {CONFIGS / 'cws_vocals.py'}")
+        raise InputError(f"{str(file)!r} is no Python file; name a config such as {_published() / 'cws_vocals.py'}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     get_config = getattr(module, "get_config", None)
@@ -110,6 +111,11 @@ def config_of(file: Path) -> Config:
     if not isinstance(config, Config):
         raise InputError(f"{str(file)!r} has no function get_config() that returns a Config")
     return config
+
+
+def _published() -> Path:
+    """Return the folder of the published recipes."""
+    return Path(sys.argv[0]).parent / CONFIGS
 
 
 def _is_config(file: Path) -> bool:
@@ -125,5 +131,5 @@ def _listing(directory: Path) -> str:
     lines = []
     for file in sorted(directory.glob("*.py")):
         told = ast.get_docstring(ast.parse(file.read_text())) or ""
-        lines.append(f"  {CONFIGS / file.name!s:<34} {told.splitlines()[0] if told else ''}")
+        lines.append(f"  {file!s:<34} {told.splitlines()[0] if told else ''}")
     return "\n".join(["Configs:", *lines])

@@ -51,7 +51,7 @@ class Data:
       folders: names of stems whose recordings lie in folders of their own, `DIR/split/STEM/*.wav`, instead of in a
         folder for each track.
       parts: ingredients of a mixture.
-      seconds: length of an example.
+      seconds: length of an example, in seconds.
       batch: examples in a step, over all devices.
       remix: probability that the parts of an example come from tracks of their own, not from one moment of one track.
       gain: least and greatest factor of a chunk's amplitude, drawn evenly between them.
@@ -79,6 +79,7 @@ class Data:
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
         check(bool(names) and len(set(names)) == len(names), "parts", names, "name each part once")
+        check(self.split != self.valid, "valid", self.valid, f"validate on other tracks than split (={self.split!r})")
         check(0 < self.seconds <= 600, "seconds", self.seconds, "it must be above 0 s and at most 600 s")
         check(self.batch >= 1, "batch", self.batch, "it must be at least 1")
         check(self.threads >= 1, "threads", self.threads, "it must be at least 1")
@@ -254,9 +255,12 @@ class Config:
 
     def __post_init__(self) -> None:
         check(0 < self.hours < math.inf, "hours", self.hours, "it must be above 0 h and finite")
+        check(0 <= self.seed < 2**32, "seed", self.seed, "it must be 0 to 2**32 - 1")
         names = [part.name for part in self.data.parts]
         missing = [source for source in self.model.sources if source not in names]
         check(not missing, "sources", self.model.sources, f"the mixture has only the parts {', '.join(names)}")
+        samples = round(self.data.seconds * self.model.sample_rate)
+        check(samples >= 1, "seconds", self.data.seconds, "it must be a sample or more")
         per_step, accumulate = self.data.batch, self.compute.accumulate
         check(per_step % accumulate == 0, "batch", per_step, f"it must be divisible by accumulate (={accumulate})")
 

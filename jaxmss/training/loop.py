@@ -98,6 +98,7 @@ def train(config: Config, run: Path) -> None:
                     tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
                     break
             if unread:
+                watch.flush()
                 raise _kept(checkpoints, state, first, unread[0])
         if jax.process_index() == 0:
             print(write_report(run))

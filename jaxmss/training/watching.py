@@ -64,7 +64,10 @@ class Watch:
         self._board.text(first, "config", (run / CONFIG).read_text())
         device, devices = jax.devices()[0].device_kind, jax.device_count()
         self._file.write({"step": first, "started": {"device": device, "devices": devices}})
-        _say(f"{self._steps - first:,} steps to go on {devices} x {device}; the first is being compiled")
+        if first < self._steps:
+            _say(f"{self._steps - first:,} steps to go on {devices} x {device}; the first is being compiled")
+        else:
+            _say(f"complete: {first:,} steps are done, and {self._steps:,} were asked for")
         self._profile = Profile(run / TENSORBOARD, *config.watch.profile)
         self._profile.before(first + 1)
 

@@ -242,6 +242,18 @@ def test_songs_that_differ_are_refused_by_name(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_odd_track_is_named_also_if_it_is_the_first(source, tmp_path):
+    for stem in ("bass", "drums", "mixture", "other", "vocals"):
+        file = source / f"train/A/{stem}.wav"
+        if file.exists():
+            soundfile.write(file, soundfile.read(file, dtype="int16")[0], 2 * RATE)
+    with pytest.raises(InputError, match=f"'A': .* at {2 * RATE} Hz, but 2 channels of .* at {RATE} Hz are expected"):
+        build(source, tmp_path / "out")
+    (source / "train/0").mkdir()
+    with pytest.raises(InputError, match=r"train/0' holds no \.wav files; complete the track or remove its folder"):
+        build(source, tmp_path / "out")
+
+
 def test_sources_without_data_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"There is no directory '.*nowhere'"):
         build(tmp_path / "nowhere", tmp_path / "out")

@@ -54,6 +54,28 @@ def test_a_sound_data_set_has_no_problems_and_its_length_is_told(tmp_path):
     assert [(report.tracks, report.seconds) for report in reports] == [(1, SAMPLES / RATE)] * 3
 
 
+def test_recordings_in_folders_of_their_stems_are_tracks_of_one_stem(tmp_path):
+    for split, seed in (("train", 0), ("valid", 2)):
+        for stem, count in (("target", 1), ("residual", 2)):
+            (tmp_path / split / stem).mkdir(parents=True)
+            for number in range(count):
+                samples = stems(seed + number)["vocals" if stem == "target" else "other"]
+                soundfile.write(tmp_path / split / stem / f"{number}.wav", samples, RATE, subtype="PCM_16")
+    (tmp_path / "valid/target/0.wav").write_bytes(b"RIFF")
+    reports = list(check(find(tmp_path, folders=("target", "residual"))))
+    assert [report.where for report in reports if not report.problems] == [
+        "train/target/0",
+        "train/residual/0",
+        "train/residual/1",
+        "valid/residual/0",
+        "valid/residual/1",
+    ]
+    [bad] = [report for report in reports if report.problems]
+    assert bad.where == "valid/target/0"
+    with pytest.raises(InputError, match=r"There is no directory '.*train/noise'; put the recordings"):
+        find(tmp_path, folders=("noise",))
+
+
 def test_only_the_splits_asked_for_are_read(tmp_path, told):
     write(tmp_path / "train/A")
     (write(tmp_path / "test/B", 1) / "vocals.wav").unlink()
@@ -79,7 +101,7 @@ def test_a_folder_without_stems_and_a_split_without_tracks_are_errors(tmp_path, 
     (tmp_path / "train/B").mkdir()
     (tmp_path / "test").mkdir()
     first, second = told()
-    assert first.startswith("train/B: error: lacks bass, drums, mixture, other, vocals: it holds no WAV files")
+    assert first.startswith("train/B: error: lacks bass, drums, mixture, other, vocals: it holds no .wav files")
     assert second.startswith("test: error: holds no tracks")
 
 

@@ -147,7 +147,7 @@ def rewritten(samples: int = 500, rate: int = RATE, channels: int = 2):
         ),
         (
             lambda data: [file.unlink() for file in first_file(data).parent.iterdir()],
-            "train/A' holds no WAV files; complete the track or remove its folder",
+            "train/A' holds no .wav files; complete the track or remove its folder",
         ),
         (rewritten(rate=48000), "Track 'A': vocals is at 48000 Hz, the network at 1000 Hz; resample the data"),
         (rewritten(channels=1), "Track 'A': vocals has 1 channels, the network 2; convert the data"),
@@ -227,7 +227,7 @@ def test_recordings_of_one_stem_each_are_songs_of_their_own(tmp_path):
 
 
 def test_validation_mixes_the_first_recordings_the_second_ones_and_so_on(tmp_path):
-    first, second = validation_tracks(replace(pools(tmp_path), valid="train"))
+    first, second = validation_tracks(replace(pools(tmp_path), split="other", valid="train"))
     assert (first.name, second.name) == ("x", "y")
     read, rate = second.read(("target", "mixture"))
     assert rate == RATE
@@ -244,7 +244,7 @@ def test_mistakes_with_folders_of_recordings_are_told(tmp_path):
         validation_tracks(data)
     (tmp_path / "train" / "target" / "x.wav").unlink()
     (tmp_path / "train" / "target" / "y.wav").rename(tmp_path / "train" / "target" / "._y.wav")
-    with pytest.raises(InputError, match=r"train/target' holds no WAV files; put the recordings of 'target' there"):
+    with pytest.raises(InputError, match=r"train/target' holds no \.wav files; put the recordings of 'target' there"):
         training_songs(data, NETWORK)
 
 
@@ -260,7 +260,7 @@ def packed(tmp_path, monkeypatch) -> Data:
 def test_stem_files_are_decoded_once_to_what_tracks_read(packed):
     network = architecture("cws-vocals")
     (song,) = training_songs(packed, network)
-    waveforms, _ = validation_tracks(replace(packed, valid="train"))[0].read(MUSDB_STEMS)
+    waveforms, _ = validation_tracks(replace(packed, split="other", valid="train"))[0].read(MUSDB_STEMS)
     for stem, waveform in waveforms.items():
         clip = song.clips[stem]
         expected = np.clip(np.rint(waveform.T * 32768), -32768, 32767)
