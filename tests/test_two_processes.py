@@ -18,6 +18,14 @@ from jaxmss.checkpoints import store
 
 ALONE = "from jaxmss.training import distributed; distributed.initialize(timeout=3); import jax; print(jax.devices())"
 
+# the command lines, with less patience
+IMPATIENT = "from jaxmss.training import distributed; distributed.initialize.__defaults__ = (3, 100); "
+LONELY = {
+    "train": IMPATIENT + "from jaxmss.training.command import main; main(['configs/quickstart.py', '--run', 'none'])",
+    "eval": IMPATIENT
+    + "from jaxmss.evaluation.command import main; main(['--ckpt', 'spleeter-2stems', '--data.root', 'demo'])",
+}
+
 START = """
 import sys
 from dataclasses import replace
@@ -79,11 +87,16 @@ def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_process_that_finds_no_others_says_where_it_waited(index):
+@pytest.mark.parametrize(("index", "script"), [(0, "train"), (1, "train"), (0, "eval"), (1, "eval")])
+def test_a_process_that_finds_no_others_says_in_a_line_where_it_waited(index, script):
     port = free_port()
-    last = start(cluster(port, index)).stderr
-    assert f"InputError: Process {index} of 2 waited 3 s for the others at 127.0.0.1:{port}: start them all" in last
+    command = [sys.executable, "-c", LONELY[script]]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, env=cluster(port, index), cwd=root, capture_output=True, text=True, timeout=60)
+    told = f"{script}.py: Process {index} of 2 waited 3 s for the others at 127.0.0.1:{port}: start them all"
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 2
 
 
 def test_slurm_is_found_without_being_told():

@@ -16,9 +16,11 @@ from typing import Any
 
 import jax
 from jax._src.distributed import global_state  # nothing public leads to the coordinator's notes
+from jax._src.xla_bridge import backends_are_initialized
 
 from jaxmss.data.tracks import Track
-from jaxmss.training.distributed import NEVER, initialize
+from jaxmss.training import distributed
+from jaxmss.training.distributed import NEVER
 
 _BEAT = 5.0  # seconds between two signs of life
 _LOST = 60.0  # seconds without one
@@ -29,7 +31,7 @@ def join() -> None:
 
     Raises `InputError` as `initialize` does.
     """
-    initialize(heartbeat_timeout=NEVER)
+    distributed.initialize(heartbeat_timeout=NEVER)
     if jax.process_count() > 1:
         threading.Thread(target=_beat, daemon=True).start()
 
@@ -77,6 +79,8 @@ class Meetings:
 
 def leave(status: int) -> None:
     """End this process, if it is one of several. JAX's own way would wait for lost ones and then abort the others."""
+    if not backends_are_initialized():  # it never met the others
+        distributed.leave(status)
     if global_state.client is None or jax.process_count() == 1:
         return
     _write(f"ended/{jax.process_index()}", str(status))

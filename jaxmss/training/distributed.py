@@ -71,9 +71,9 @@ def step_failed(error: Exception) -> str | None:
 
 def leave(status: int) -> None:
     """End this process now, if it is one of several. JAX's own way would be to wait for all of them."""
-    if global_state.client is None or jax.process_count() == 1:
+    if global_state.client is None or global_state.num_processes == 1:
         return
-    if jax.process_index() == 0:
+    if global_state.process_id == 0:
         time.sleep(LAST)
     sys.stdout.flush()
     sys.stderr.flush()
