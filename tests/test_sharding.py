@@ -37,6 +37,11 @@ def test_devices_do_not_change_losses_gradients_or_statistics(runs, case):
     training_runs.assert_same(runs[case], training_runs.alone())
 
 
+@pytest.mark.parametrize("case", ["two", "eight", "cut"])
+def test_devices_change_gradients_at_kinks_alone(runs, case):
+    training_runs.assert_same_at_kinks(runs[case], training_runs.alone())
+
+
 def test_devices_do_not_change_accumulated_gradients(runs):
     training_runs.assert_same(runs["parts"], training_runs.alone(accumulate=2))
 
