@@ -1,7 +1,7 @@
 """Compile the sharded train step of every config for TPUs, without one: memory, arithmetic, collectives, what fits.
 
     pip install -e ".[tpu]"
-    python benchmarks/tpu_compile.py [--config cws_small] [--topology v5e:4x4] [--verify] [--output tpu.json]
+    python benchmarks/tpu_compile.py [--config cws_small] [--topology v5e:4x4] [--search] [--output tpu.json]
 
 The compiler is the TPU's own, and needs no TPU. It takes minutes for each program: with `--output` every result is kept
 as it comes, and what is there is not compiled again (`benchmarks/tpu.json`: what `docs/scaling.md` is written from). A
@@ -14,8 +14,8 @@ config keeps its number of examples a device, or one where the devices are more 
 - all-reduces of a step: of gradients, and of the statistics of batch norms. Any other collective is a mistake in the
   sharding, and shown as one.
 
-The second table tells how many examples fit into a device: all but the state grows linearly with them, as the results
-with the fewest and with the most examples have it. `--verify` compiles with so many, and with one more.
+The second table tells how many examples fit into a device: the most that were compiled and fit, and how many more may.
+`--search` compiles until that is known. It is no matter of proportion: with more, the compiler keeps other things.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--remat", choices=("no", "yes", "both"), default="both")
     parser.add_argument("--examples", type=int, help="on a device (default: the config's share)")
-    parser.add_argument("--verify", action="store_true", help="compile with as many examples as should fit, too")
+    parser.add_argument("--search", action="store_true", help="go on until it is known how many examples fit")
     parser.add_argument("--output", type=Path, help="JSON file of results, to which new ones are added")
     args = parser.parse_args()
     known = [from_json(values) for values in json.loads(args.output.read_text())] if _exists(args.output) else []
@@ -119,9 +119,8 @@ def main() -> None:
         (topology, [one for one in known if (one.config, one.dtype, one.remat) == (name, args.dtype, remat)])
         for name, topology, remat in wanted
     ]
-    for topology, group in groups if args.verify else ():
-        most = capacity(group)
-        for examples in (most, most + 1) if most else ():
+    for topology, group in groups if args.search else ():
+        while examples := untried(group):
             group.append(result(group[0].config, topology, args.dtype, group[0].remat, examples))
             print(row(group[-1]), flush=True)
     print(f"\n{CAPACITY_HEADER}")
@@ -178,22 +177,32 @@ def compiled(name: str, topology: str, dtype: str, remat: bool, examples: int) -
     )
 
 
-def capacity(known: list[Result]) -> int:
-    """Return how many examples fit, on a line through the results with the fewest and with the most; 0 for unknown.
+def largest(known: list[Result]) -> tuple[int, int | None]:
+    """Return the most examples that fit, and the fewest above them that do not; 0 and None where none was compiled.
 
     `known` are of one config, type and choice of remat, whatever the slice: a device holds the same in all of them.
     """
-    few, most = min(known, key=_examples), max(known, key=_examples)
-    rest = [one.outputs + one.program for one in known if one.compiles]
-    if few.examples == most.examples or not rest:
-        return 0
-    return few.examples + int((MEMORY - max(rest) - few.held) / slope(known))
+    fit = max((one.examples for one in known if one.fits), default=0)
+    return fit, min((one.examples for one in known if one.examples > fit), default=None)
 
 
-def slope(known: list[Result]) -> float:
-    """Return the bytes that one more example takes."""
+def untried(known: list[Result]) -> int | None:
+    """Return the number of examples that narrows `largest` down; None where it is known.
+
+    It is where a line through the results with the fewest and the most examples reaches the memory, or the middle
+    where they do not lie on a line.
+    """
+    fit, above = largest(known)
+    if above == fit + 1:
+        return None
+    if above is not None and len(known) > 2:
+        return (fit + above) // 2
     few, most = min(known, key=_examples), max(known, key=_examples)
-    return (most.held - few.held) / (most.examples - few.examples)
+    if few.examples == most.examples:
+        return 2 * fit
+    slope = (most.held - few.held) / (most.examples - few.examples)
+    guess = few.examples + int((MEMORY - max(one.outputs + one.program for one in known) - few.held) / slope)
+    return max(fit + 1, guess if above is None else min(guess, above - 1))
 
 
 def _examples(one: Result) -> int:
@@ -237,18 +246,16 @@ def row(one: Result) -> str:
 
 
 CAPACITY_HEADER = """\
-| config | dtype | remat | examples: GiB of state, batch and temporaries | an example takes | fit |
-|---|---|---|---|---|---|"""
+| config | dtype | remat | examples: GiB of state, batch and temporaries | fit |
+|---|---|---|---|---|"""
 
 
 def capacity_row(known: list[Result]) -> str:
-    one, most = known[0], capacity(known)
+    one, (fit, above) = known[0], largest(known)
     held = {one.examples: one.held for one in sorted(known, key=_examples)}
     sizes = ", ".join(f"{examples}: {size / 2**30:.2f}" for examples, size in held.items())
-    tried = {one.examples: one.fits for one in known}
-    fit = f"{most}" + (" (compiled)" if tried.get(most) else "")
-    cells = [one.config, one.dtype, "yes" if one.remat else "no", sizes]
-    return f"| {' | '.join([*cells, f'{slope(known) / 2**30:.2f} GiB' if most else '', fit if most else ''])} |"
+    told = f"{fit} or more" if above is None else f"{fit}" if above == fit + 1 else f"{fit} to {above - 1}"
+    return f"| {one.config} | {one.dtype} | {'yes' if one.remat else 'no'} | {sizes} | {told} |"
 
 
 def _exists(path: Path | None) -> bool:

@@ -208,7 +208,7 @@ def synthesize_data(
 
 def _names(listed: str | None) -> list[str]:
     """Return the names of a list with commas."""
-    return [name.strip() for name in listed.split(",")] if listed is not None else []
+    return [name.strip() for name in listed.split(",") if name.strip()] if listed is not None else []
 
 
 def main(arguments: list[str] | None = None) -> None:

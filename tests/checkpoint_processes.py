@@ -45,7 +45,7 @@ def main() -> None:
     run, fsdp, task, *steps = sys.argv[1:]
     distributed.initialize()
     settings = config(int(fsdp))
-    with claimed(Path(run), settings), RunCheckpoints(Path(run), settings.checkpoints) as checkpoints:
+    with claimed(Path(run), settings), RunCheckpoints(Path(run), settings.checkpoints, "") as checkpoints:
         if task == "save":
             for step in map(int, steps):
                 checkpoints.save(step, placed(settings, step)[1])

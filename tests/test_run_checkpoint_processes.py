@@ -67,7 +67,7 @@ def test_eight_devices_restore_what_two_processes_wrote(run):
 def test_one_device_restores_what_two_processes_wrote(run):
     settings = checkpoint_processes.config(1)
     state = jax.device_put(tiny_run.state(settings, 0), jax.devices()[0])
-    with RunCheckpoints(run, settings.checkpoints) as checkpoints:
+    with RunCheckpoints(run, settings.checkpoints, "") as checkpoints:
         restored = checkpoints.restore_latest(state, print)
     assert tiny_run.same(restored, tiny_run.state(settings, 2))
     assert tiny_run.same(load(f"{run}@1").variables, tiny_run.state(settings, 1).ema)

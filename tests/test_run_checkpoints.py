@@ -23,14 +23,14 @@ CONFIG = tiny_run.config(model=tiny_run.SMALLEST)
 
 
 def save(run: Path, sdr: dict[int, float | None], config: Config = CONFIG) -> None:
-    with RunCheckpoints(run, config.checkpoints) as checkpoints:
+    with RunCheckpoints(run, config.checkpoints, "") as checkpoints:
         for step, value in sdr.items():
             tiny_run.save(checkpoints, step, tiny_run.state(config, step), value)
 
 
 def restored(run: Path, config: Config = CONFIG) -> tuple[object, list[str]]:
     told: list[str] = []
-    with RunCheckpoints(run, config.checkpoints) as checkpoints:
+    with RunCheckpoints(run, config.checkpoints, "") as checkpoints:
         return checkpoints.restore_latest(tiny_run.state(config, 0), told.append), told
 
 
@@ -55,7 +55,7 @@ def test_a_state_that_is_donated_right_after_is_saved_as_it_was(tmp_path):
     onwards = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
     state = jax.device_put(tiny_run.state(CONFIG, 10))
     onwards(tiny_run.state(CONFIG, 10))  # compiled
-    with RunCheckpoints(tmp_path, CONFIG.checkpoints) as checkpoints:
+    with RunCheckpoints(tmp_path, CONFIG.checkpoints, "") as checkpoints:
         checkpoints.save(10, state)
         for _ in range(100):
             state = onwards(state)
@@ -146,6 +146,16 @@ def test_a_step_may_be_damaged_again_and_again(tmp_path):
     assert sorted(aside) == ["damaged-2", "damaged-2-2", "damaged-2-3"]
 
 
+def test_other_songs_than_those_of_the_checkpoint_are_told(tmp_path):
+    with RunCheckpoints(tmp_path, CONFIG.checkpoints, "8 songs") as checkpoints:
+        checkpoints.save(1, tiny_run.state(CONFIG, 1))
+    told: list[str] = []
+    for songs in ("7 songs", "8 songs"):
+        with RunCheckpoints(tmp_path, CONFIG.checkpoints, songs) as checkpoints:
+            checkpoints.restore_latest(jax.device_put(tiny_run.state(CONFIG, 0)), told.append)
+    assert told == ["the songs are others than before (8 songs; now 7 songs): so are all batches from here on"]
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again_from_nothing(tmp_path):
     save(tmp_path, {1: None, 2: None})
     for step in (1, 2):
@@ -197,7 +207,7 @@ def save_until_it_fails(
 @pytest.mark.parametrize("after", [wait, look_often])
 def test_what_cannot_be_written_is_told_in_a_line_and_costs_no_older_checkpoint(tmp_path, capfd, after):
     save(tmp_path, {1: 2.0, 2: None})
-    checkpoints = RunCheckpoints(tmp_path, Checkpoints(keep=1))
+    checkpoints = RunCheckpoints(tmp_path, Checkpoints(keep=1), "")
     with limited(1000), pytest.raises(CheckpointError, match="checkpoints/3 cannot be written: File too large; those"):
         save_until_it_fails(checkpoints, range(3, 5), after)
     assert "Traceback" not in capfd.readouterr().err
@@ -212,7 +222,7 @@ def test_a_full_disk_is_told(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", tmp_path], capture_output=True).returncode:
         pytest.skip("mounting is not permitted here")
     try:
-        checkpoints = RunCheckpoints(tmp_path, Checkpoints(keep=100))
+        checkpoints = RunCheckpoints(tmp_path, Checkpoints(keep=100), "")
         with pytest.raises(
             CheckpointError, match=r"/\d+ cannot be written: No space left on device; those before"
         ) as told:

@@ -16,10 +16,9 @@ from jaxmss.training.run_directory import claimed
 CONFIG = tiny_run.config()
 
 
-def claim(directory: Path, config=CONFIG, songs: str = "") -> str | None:
-    """Claim the directory; return the songs of the start before."""
-    with claimed(directory, config, songs) as earlier:
-        return earlier
+def claim(directory: Path, config=CONFIG) -> None:
+    with claimed(directory, config):
+        pass
 
 
 def claim_and_save(directory: Path) -> None:
@@ -73,17 +72,10 @@ def test_a_run_that_has_saved_nothing_may_get_another_config(tmp_path):
     assert stored(tmp_path)["config"]["init"] == "cws-vocals"
 
 
-def test_songs_of_the_start_before_are_told_once_there_is_a_checkpoint(tmp_path):
-    assert claim(tmp_path, songs="8 songs") is None
-    assert claim(tmp_path, songs="9 songs") is None
-    (tmp_path / "checkpoints/1").mkdir()
-    assert claim(tmp_path, songs="7 songs") == "9 songs"
-
-
 def test_a_run_of_an_earlier_version_has_the_defaults_of_fields_that_it_lacks(tmp_path):
     claim_and_save(tmp_path)
     noted = stored(tmp_path)
-    del noted["config"]["loss"]["conserve_after"], noted["songs"], noted["start"]
+    del noted["config"]["loss"]["conserve_after"], noted["start"]
     (tmp_path / "config.json").write_text(json.dumps(noted))
     claim(tmp_path)
 

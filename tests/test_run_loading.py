@@ -28,7 +28,7 @@ CONFIG = tiny_run.config(checkpoints=Checkpoints(keep=3))
 
 def train(directory: Path, sdr: dict[int, float | None], config: Config = CONFIG) -> Path:
     """A run with the checkpoints of these steps."""
-    with claimed(directory, config), RunCheckpoints(directory, config.checkpoints) as checkpoints:
+    with claimed(directory, config), RunCheckpoints(directory, config.checkpoints, "") as checkpoints:
         for step, value in sdr.items():
             tiny_run.save(checkpoints, step, tiny_run.state(config, step), value)
     return directory

@@ -165,7 +165,8 @@ def test_a_run_that_is_killed_20_times_ends_as_if_it_had_not_been(uninterrupted)
 
 def last_state(run: Run) -> object:
     settings = config(run.config.parent / "data")
-    with RunCheckpoints(run.directory, settings.checkpoints) as checkpoints:
+    songs = runs.songs(run.directory, STEPS)
+    with RunCheckpoints(run.directory, settings.checkpoints, songs) as checkpoints:
         state = checkpoints.restore_latest(jax.device_put(tiny_run.state(settings, 0)), pytest.fail)
     assert int(state.step) == STEPS
     return state
@@ -187,8 +188,8 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(uninterrupted, t
 
 def test_a_run_whose_data_vanishes_saves_what_it_has_learned(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted.config.parent / "data", tmp_path / "data")
-    settings = replace(config(tmp_path / "data"), checkpoints=Checkpoints(every=1000, keep=2))
-    kill_process.write_config(tmp_path / "config.py", to_json(settings))
+    endless = replace(config(tmp_path / "data"), checkpoints=Checkpoints(every=10**6, keep=2), hours=1000.0)
+    kill_process.write_config(tmp_path / "config.py", to_json(endless))
     run = Run(tmp_path / "config.py", tmp_path / "run")
     process = run.start()
     run.wait_for_steps(2, process)
@@ -197,12 +198,17 @@ def test_a_run_whose_data_vanishes_saves_what_it_has_learned(uninterrupted, tmp_
     run.end(process)
     assert run.ended == [2], run.output.read_text()
     step = run.checkpoint()
-    assert step >= 2
+    assert step == run.last_step() >= 2
     told = f"a/vocals.wav' cannot be read: No such file or directory; check the disk; step {step} before it is saved"
     assert run.output.read_text().endswith(f"{told}: mend the data and start again to go on\n")
     vocals.with_suffix(".gone").rename(vocals)
+    batch = endless.data.batch * endless.data.seconds / 3600
+    kill_process.write_config(tmp_path / "config.py", to_json(replace(endless, hours=(step + 2) * batch)))
     run.end(run.start())
-    assert run.losses() == uninterrupted.losses()
+    losses = run.losses()
+    assert [number for number, _ in losses] == list(range(1, step + 3))
+    shared = min(len(losses), STEPS)
+    assert losses[:shared] == uninterrupted.losses()[:shared]
 
 
 @pytest.mark.parametrize("kill", [KILL, TERM])

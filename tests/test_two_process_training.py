@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,12 +33,12 @@ REFUSED = """
 import json, sys
 from pathlib import Path
 from jaxmss.errors import InputError
-from jaxmss.training import distributed, loop, run_directory
+from jaxmss.training import agreement, distributed, loop
 from jaxmss.training.command import parse
 
 distributed.initialize()
 distributed.initialize = lambda: None
-run_directory.SEEN_WITHIN = 1
+agreement.SEEN_WITHIN = 1
 for arguments in json.loads(sys.argv[2]):
     parsed = parse(Path(sys.argv[1]), arguments)
     try:
@@ -127,34 +128,41 @@ def test_sigterm_of_one_stops_both_after_the_same_step_and_one_process_goes_on(c
 
 def test_processes_that_do_not_agree_are_refused_together(config, data, tmp_path):
     recordings.write_songs(tmp_path / "fewer/train", ["a", "b"], samples=6 * recordings.RATE)
+    shutil.copytree(data, tmp_path / "unlike")
+    recordings.write_songs(tmp_path / "unlike/valid", ["d"], samples=6 * recordings.RATE)
+    shutil.copytree(tmp_path / "unlike", tmp_path / "whole")
+    recordings.write_songs(tmp_path / "whole/valid", ["e"], samples=6 * recordings.RATE)
     own = [
         ["--run", tmp_path / "run", "--optim.lr", "0.5"],
         ["--run", tmp_path / "run", "--data.root", tmp_path / "nowhere"],
         ["--run", tmp_path / "run", "--data.root", tmp_path / "fewer"],
+        ["--run", tmp_path / "run", "--validation.every", "5", "--data.root", tmp_path / "unlike"],
         ["--run", tmp_path / "elsewhere"],
     ]
     usual = [["--run", tmp_path / "run"]] * len(own)
+    usual[3] = [*usual[3], "--validation.every", "5", "--data.root", tmp_path / "whole"]
     texts = ([[str(argument) for argument in arguments] for arguments in each] for each in (usual, own))
     processes = start(REFUSED, *([config, json.dumps(arguments)] for arguments in texts))
     (first, _), (second, errors) = ended(processes)
     assert [process.returncode for process in processes] == [0, 0], errors
     other = "Process 1 was started with another config than process 0: optim.lr 0.001 -> 0.5; start all with the same"
-    fewer = (
-        r"The songs that process 1 finds \(2 songs, \w+\) are not those of process 0 \(3 songs, \w+\); copy the same .*"
-    )
+    fewer = r"The songs that process 1 finds \(2 songs, .*\) are not those of process 0 \(3 songs, .*\); copy the .*"
+    tracks = "The songs that process 1 finds .*to validate on 1, .* are not those of process 0 .*to validate on 2, .*"
     assert_refused(
         first,
         other,
         "Another process cannot use its devices or data; it says why",
         fewer,
-        f"Not all processes share the run {tmp_path}/run; those that do not say so",
+        tracks,
+        f"{tmp_path}/run is not the same folder for all processes; name one by --run that all hosts share",
     )
     assert_refused(
         second,
         other,
         f"There is no directory '{tmp_path}/nowhere'.*",
         fewer,
-        f"{tmp_path}/elsewhere is not the same folder for process 1 as for process 0; name one by .*",
+        tracks,
+        f"{tmp_path}/elsewhere is not the same folder for all processes; name one by .*",
     )
     assert not (tmp_path / "elsewhere").exists()
 

@@ -6,7 +6,7 @@
     RUN/checkpoints/12000/weights/    parameters and statistics after 12,000 steps
                          /ema/        their exponential moving average
                          /progress/   the rest that training goes on from: the optimizer's moments, counters
-                         /manifest.json   the validation SDR, and the length and CRC-32 of each file
+                         /manifest.json   the validation SDR, the songs, and the length and CRC-32 of each file
 
 `jaxmss.training.checkpoints` writes them, by Orbax: under another name, renamed when all is there.
 """
@@ -52,6 +52,19 @@ def score(directory: Path, step: int) -> float:
         return -math.inf
 
 
+def scores(directory: Path) -> dict[int, float]:
+    """Return the validation SDR of each checkpoint of a run."""
+    return {step: score(directory, step) for step in steps(directory)} if is_run(directory) else {}
+
+
+def songs(directory: Path, step: int) -> str | None:
+    """Return the fingerprint of the songs that a checkpoint was trained on; None if it notes none."""
+    try:
+        return json.loads((directory / CHECKPOINTS / str(step) / MANIFEST).read_text())["songs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def best(scores: Mapping[int, float]) -> int:
     """Return the step with the greatest score, of equals the last."""
     return max(scores, key=lambda step: (scores[step], step))
@@ -66,12 +79,12 @@ def choose(directory: Path, which: str | None) -> int:
     if not found:
         raise CheckpointError(f"{directory} holds no checkpoint yet")
     listed = ", ".join(map(str, found))
-    scores = {step: score(directory, step) for step in found}
-    validated = max(scores.values()) > -math.inf
+    known = scores(directory)
+    validated = max(known.values()) > -math.inf
     if which == BEST and not validated:
         raise InputError(f"{directory} holds no validated checkpoint; choose {LAST} or one of {listed}")
     if which == BEST or (which is None and validated):
-        return best(scores)
+        return best(known)
     if which in (LAST, None):
         return found[-1]
     if not which.isdecimal() or int(which) not in found:

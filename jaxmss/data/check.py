@@ -25,6 +25,7 @@ from jaxmss.errors import InputError
 
 RATE, CHANNELS = 44100, 2  # of the published networks
 SPLITS = ("train", "valid", "test")
+TRAINING = ("train", "valid")  # where stems may have folders of their own
 BLOCK = 1 << 17  # samples
 
 Blocks = Iterator[tuple[Waveform, int]]  # (c, t) and the rate, from start to end; raises AudioError for a damaged file
@@ -71,6 +72,8 @@ def find(root: Path | str, splits: Iterable[str] = (), folders: Sequence[str] = 
     such folder.
     """
     if prepared.is_prepared(root):
+        if folders:
+            raise InputError(f"{str(root)!r} is a prepared data set, whose stems have no folders; leave folders out")
         names = list(splits) or prepared.splits(root)
         return {
             name: [_prepared_source(song.name, song.clips) for song in prepared.songs(root, name)] for name in names
@@ -79,7 +82,7 @@ def find(root: Path | str, splits: Iterable[str] = (), folders: Sequence[str] = 
     if not root.is_dir():
         raise InputError(f"There is no directory {str(root)!r}; name the folder that holds the splits")
     there = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names = list(splits) or [name for name in SPLITS if name in there]
+    names = list(splits) or [name for name in (TRAINING if folders else SPLITS) if name in there]
     missing = [name for name in names if name not in there]
     if missing or not names:
         wanted = f"no split {missing[0]!r}" if missing else f"none of the splits {', '.join(SPLITS)}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +19,9 @@ from jaxmss.training.config import Config
 
 # what each process may have of its own
 OWN = ("data.root", "data.threads")
+
+
+SEEN_WITHIN = 90  # seconds; network file systems keep what they know of a folder for up to 60
 
 
 @contextmanager
@@ -36,7 +41,7 @@ def everywhere(elsewhere: InputError) -> Iterator[None]:
 
 def same_config(config: Config) -> None:
     """Raise `InputError` in all processes if one was started with another config than process 0, with its fields."""
-    first, *others = (from_json(Config, json.loads(text)) for text in _gathered(json.dumps(to_json(config))))
+    first, *others = (from_json(Config, json.loads(text)) for text in gathered(json.dumps(to_json(config))))
     for process, other in enumerate(others, start=1):
         if fields := differing(first, other, OWN):
             raise InputError(
@@ -45,15 +50,29 @@ def same_config(config: Config) -> None:
             )
 
 
-def same_songs(fingerprint: str) -> None:
-    """Raise `InputError` in all processes if the songs of one are not those of process 0."""
-    first, *others = _gathered(fingerprint)
+def same_songs(fingerprint: str, tracks: Sequence[str]) -> None:
+    """Raise `InputError` in all processes if the songs, or the validation tracks, of one are not those of process 0."""
+    names = zlib.crc32(repr(list(tracks)).encode())
+    first, *others = gathered(f"{fingerprint}; to validate on {len(tracks)}, {names:08x}")
     for process, other in enumerate(others, start=1):
         if other != first:
             raise InputError(
                 f"The songs that process {process} finds ({other}) are not those of process 0 ({first}); copy the same "
                 "data to all hosts"
             )
+
+
+def seen_by_all(look: Callable[[], object], elsewhere: InputError) -> None:
+    """Return when all processes see what process 0 sees: other hosts may do so a minute late.
+
+    Raises `elsewhere`, in all of them, if one does not after `SEEN_WITHIN` seconds.
+    """
+    first, until = gathered(repr(look()))[0], time.monotonic() + SEEN_WITHIN
+    while (fine := repr(look()) == first) is False and time.monotonic() < until:
+        time.sleep(0.5)
+    with everywhere(elsewhere):
+        if not fine:
+            raise elsewhere
 
 
 def differing(before: Config, after: Config, free: Sequence[str]) -> list[str]:
@@ -76,7 +95,7 @@ def _flat(values: Any, name: str = "") -> dict[str, Any]:
     }
 
 
-def _gathered(text: str) -> list[str]:
+def gathered(text: str) -> list[str]:
     """Return the text of each process, in all of them."""
     data = np.frombuffer(text.encode(), np.uint8)
     lengths = np.ravel(multihost_utils.process_allgather(np.array(len(data))))

@@ -27,7 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxmss.checkpoints import runs
 from jaxmss.errors import CheckpointError
-from jaxmss.training.agreement import everywhere
+from jaxmss.training.agreement import everywhere, seen_by_all
 from jaxmss.training.config import Checkpoints
 from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import PyTree
@@ -39,12 +39,17 @@ DAMAGED = "damaged-"  # before the step in the name of a checkpoint that is put 
 class RunCheckpoints:
     """The checkpoints of one run. Every process of a run calls the same methods in the same order.
 
+    Raises `CheckpointError` if the processes do not see the same checkpoints.
+
     Attributes:
       directory: of the run.
+      songs: fingerprint of those that are learned from; each checkpoint notes it.
     """
 
-    def __init__(self, directory: Path, config: Checkpoints):
-        self.directory = Path(directory).absolute()
+    def __init__(self, directory: Path, config: Checkpoints, songs: str):
+        self.directory, self.songs = Path(directory).absolute(), songs
+        unlike = f"Not all processes see the checkpoints in {directory} as process 0 does; start all again in a minute"
+        seen_by_all(lambda: runs.scores(self.directory), CheckpointError(unlike))
         self._saving = 0
         self._scores: dict[int, float] = {}
         self._policy = _NewestAndBest(config.keep, self._scores)
@@ -55,7 +60,7 @@ class RunCheckpoints:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._note_manifest),
         )
         self._manager = ocp.CheckpointManager(self.directory / runs.CHECKPOINTS, options=options)
-        self._scores |= {step: runs.score(self.directory, step) for step in self._manager.all_steps()}
+        self._scores |= runs.scores(self.directory)
 
     def save(self, step: int, state: TrainState) -> None:
         """Save `state`, which may be donated on return; writing goes on meanwhile.
@@ -107,8 +112,9 @@ class RunCheckpoints:
     def __enter__(self) -> RunCheckpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, *__: object) -> None:
+        if not (isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1):
+            self.close()  # which would wait for a process that was lost
 
     def restore_latest(self, like: TrainState, tell: Callable[[str], None]) -> TrainState | None:
         """Return the last state that was saved, or None in a new run.
@@ -132,6 +138,8 @@ class RunCheckpoints:
             for damaged, problem in problems:
                 tell(f"{problem}; going on from step {step}")
                 self._put_aside(damaged)
+            if (earlier := runs.songs(self.directory, step)) not in (None, self.songs):
+                tell(f"the songs are others than before ({earlier}; now {self.songs}): so are all batches from here on")
             return state
         if found:
             raise CheckpointError(f"{problems[0][1]}; no checkpoint before it is whole: start a new run")
@@ -162,7 +170,7 @@ class RunCheckpoints:
     def _note_manifest(self) -> None:
         """Write the manifest into the checkpoint that is about to be renamed. Orbax calls this in process 0."""
         [aside] = (self.directory / runs.CHECKPOINTS).glob(f"{self._saving}.*")
-        (aside / runs.MANIFEST).write_text(json.dumps(runs.manifest(aside)))
+        (aside / runs.MANIFEST).write_text(json.dumps(runs.manifest(aside) | {"songs": self.songs}))
 
     @contextmanager
     def _told(self) -> Iterator[None]:

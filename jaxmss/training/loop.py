@@ -14,11 +14,12 @@ import jax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from jaxmss.checkpoints import runs
 from jaxmss.data import synth
 from jaxmss.data.batches import batches
 from jaxmss.data.mixing import Batch
 from jaxmss.data.songs import fingerprint, root_of, training_songs, validation_tracks
-from jaxmss.errors import AudioError, InputError
+from jaxmss.errors import AudioError, CheckpointError, InputError
 from jaxmss.loading import keep_compiled_programs
 from jaxmss.training import distributed, sharding
 from jaxmss.training.agreement import everywhere, same_config, same_songs
@@ -51,15 +52,12 @@ def train(config: Config, run: Path) -> None:
         mesh = sharding.make_mesh(config)
         songs = training_songs(config.data, config.model)
         tracks = validation_tracks(config.data) if config.validation.every else []
-    found = fingerprint(songs)
-    same_songs(found)
+    same_songs(fingerprint(songs), [track.name for track in tracks])
     validator = Validator(config, tracks) if tracks else None
     if validator is not None and validator.left_out:
         tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")
 
-    with claimed(run, config, found) as earlier, RunCheckpoints(run, config.checkpoints) as checkpoints:
-        if earlier not in (None, found):
-            tell(f"the songs are others than before ({earlier}; now {found}): so are all batches from here on")
+    with claimed(run, config), RunCheckpoints(run, config.checkpoints, fingerprint(songs)) as checkpoints:
         state = sharding.init(config, mesh)
         restored = checkpoints.restore_latest(state, tell)
         state = start_from(config, state, tell) if restored is None else restored
@@ -143,18 +141,21 @@ def _kept(checkpoints: RunCheckpoints, state: TrainState, first: int, error: Aud
         return error
     if jax.process_count() > 1:  # the others are in the next step already, and wait for this process
         return AudioError(f"{error}; mend the data and start again, to go on from the last checkpoint")
-    checkpoints.save(step, state)
-    checkpoints.wait()
+    try:
+        checkpoints.save(step, state)
+        checkpoints.wait()
+    except CheckpointError as failure:
+        return AudioError(f"{error}; {failure}")
     return AudioError(f"{error}; step {step} before it is saved: mend the data and start again to go on")
 
 
 def _give_up(skipped: int, step: int, config: Config, run: Path) -> None:
     """Raise `InputError` when so many updates in a row were skipped that the run will not come back by itself."""
     if skipped >= config.optim.give_up_after:
+        again = f"start another run from a checkpoint, --init {run}@STEP," if runs.steps(run) else "begin anew"
         raise InputError(
             f"loss or gradients were not finite in {skipped} steps in a row, up to step {step}: nothing was learned "
-            f"from them; start another run from a checkpoint of this one, --init {run}@STEP, with a lower --optim.lr "
-            "or with --optim.clip"
+            f"from them; {again} with a lower --optim.lr or with --optim.clip"
         )
 
 

@@ -11,25 +11,21 @@ import secrets
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxmss.audio.aside import written_aside
 from jaxmss.checkpoints import runs
 from jaxmss.checkpoints.runs import CHECKPOINTS, CONFIG
 from jaxmss.config import from_json, to_json
 from jaxmss.errors import InputError
-from jaxmss.training.agreement import differing, everywhere
+from jaxmss.training.agreement import differing, everywhere, seen_by_all
 from jaxmss.training.config import Config
 
 LOCK = "lock"
-SEEN_WITHIN = 15  # seconds after which what process 0 writes is seen by the others, if ever
 PACKAGES = ("jaxmss", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 # what may be another when a run goes on: how long, where and how fast, but not what is learned from what
@@ -48,27 +44,25 @@ FREE = (
 
 
 @contextmanager
-def claimed(directory: Path, config: Config, songs: str = "") -> Iterator[str | None]:
+def claimed(directory: Path, config: Config) -> Iterator[None]:
     """Hold a run's directory: make it with its config, or take up the run that is there if it has the same config.
 
     Every process of a run calls this; process 0 looks and writes. A run without a checkpoint is begun anew, with any
-    config. Yields in process 0 the `songs`, a fingerprint, of the start before; None if there was none. Raises
-    `InputError`, in all processes, if the directory holds another run, with the fields that differ (those in `FREE`
-    may), or anything else, if another process trains there, or if the processes do not share it.
+    config, if its own can be read. Raises `InputError`, in all processes, if the directory holds another run, with the
+    fields that differ (those in `FREE` may), or anything else, if another process trains there, or if the processes do
+    not share it.
     """
-    start = int(np.ravel(multihost_utils.process_allgather(np.array(secrets.randbits(31))))[0])
-    earlier = None
     with ExitStack() as held:
         with everywhere(InputError(f"Process 0 cannot train in {directory}; it says why")):
             if jax.process_index() == 0:
                 try:
                     _prepare(directory, held)
-                    earlier = _note(directory, config, start, songs)
+                    _note(directory, config)
                 except OSError as error:
                     raise InputError(f"The run {directory} cannot be written: {error.strerror or error}") from None
-        with everywhere(InputError(f"Not all processes share the run {directory}; those that do not say so")):
-            _await(directory, start)
-        yield earlier
+        elsewhere = f"{directory} is not the same folder for all processes; name one by --run that all hosts share"
+        seen_by_all(lambda: _start(directory / CONFIG), InputError(elsewhere))
+        yield
 
 
 def _prepare(directory: Path, held: ExitStack) -> None:
@@ -98,49 +92,33 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _note(directory: Path, config: Config, start: int, songs: str) -> str | None:
-    """Write the config into the directory, after comparing it with the one that is there; return the earlier songs."""
+def _note(directory: Path, config: Config) -> None:
+    """Write the config into the directory, after comparing it with the one that is there."""
     path = directory / CONFIG
-    before, earlier = _read(path) if path.exists() else (config, None)
-    if not (runs.is_run(directory) and runs.steps(directory)):
-        earlier = None
-    elif fields := differing(before, config, FREE):
+    before = _read(path) if path.exists() else config
+    fields = differing(before, config, FREE)
+    if fields and runs.is_run(directory) and runs.steps(directory):
         raise InputError(
             f"{directory} holds a run of another config: {', '.join(fields)}; "
             "go on with the same config, or name a new directory"
         )
-    noted = {"config": to_json(config), "songs": songs, "versions": _versions(), "start": start}
+    noted = {"config": to_json(config), "versions": _versions(), "start": secrets.token_hex(8)}
     with written_aside([path]) as [file]:
         file.write((json.dumps(noted, indent=2) + "\n").encode())
     (directory / CHECKPOINTS).mkdir(exist_ok=True)
-    return earlier
 
 
-def _await(directory: Path, start: int) -> None:
-    """Return when this process sees the directory that process 0 has claimed. Raises `InputError` if it never does."""
-    until = time.monotonic() + SEEN_WITHIN
-    while _start(directory / CONFIG) != start:
-        if time.monotonic() > until:
-            raise InputError(
-                f"{directory} is not the same folder for process {jax.process_index()} as for process 0; name one by "
-                "--run that all hosts share"
-            )
-        time.sleep(0.5)
-
-
-def _start(path: Path) -> int | None:
-    """Return the number of the last start of a run; None if it cannot be read."""
+def _start(path: Path) -> str | None:
+    """Return what tells the last start of a run from all others; None if it cannot be read."""
     try:
         return json.loads(path.read_text())["start"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _read(path: Path) -> tuple[Config, str | None]:
-    """Return the config and the fingerprint of the songs, which earlier versions did not note."""
+def _read(path: Path) -> Config:
     try:
-        noted = json.loads(path.read_text())
-        return from_json(Config, noted["config"]), noted.get("songs")
+        return from_json(Config, json.loads(path.read_text())["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not the config of a run ({error}); name a new directory") from None
 

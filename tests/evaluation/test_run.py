@@ -310,7 +310,7 @@ def test_scores_of_weights_that_were_replaced_are_not_taken_for_those_of_others(
 
 def test_checkpoints_of_a_training_run_are_told_apart_by_their_steps(tmp_path):
     config, run = tiny_run.config(), tmp_path / "my-run"
-    with claimed(run, config), RunCheckpoints(run, config.checkpoints) as checkpoints:
+    with claimed(run, config), RunCheckpoints(run, config.checkpoints, "") as checkpoints:
         for step, sdr in ((2, 5.0), (4, 3.0)):
             tiny_run.save(checkpoints, step, tiny_run.state(config, step), sdr)
     for name, step in (("", "@2"), ("@last", "@4"), ("@4@raw", "@4@raw")):
