@@ -58,7 +58,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture
 def config(tmp_path, data) -> Path:
     """A config file of more steps than anybody waits for, of milliseconds each."""
-    network = replace(tiny_run.config().model, sample_rate=recordings.RATE, n_fft=64, hop=16)
+    network = replace(tiny_run.SMALLEST, sample_rate=recordings.RATE)
     settings = tiny_run.config(
         model=network,
         data=Data(root=str(data), batch=2, seconds=1.0, threads=2),
