@@ -20,7 +20,7 @@ The runs are as far from each other as from the golden one, also in the tensors 
 convolution's weights 1.5e-3 to 2.1e-3, the variances ahead of the first decoder, of 8 values each, 0.5): it is one draw
 of many, and no other program can repeat it to 1e-4.
 
-A run of ours is held to the golden one by little more than those: it is 1e-4 off the losses of steps 2 and 3 on the
+A run of ours is held to the golden one about as closely as those: it is 1e-4 off the losses of steps 2 and 3 on the
 Intel Xeon, 3.4e-4 on the AMD EPYC, whose products round in another order, and there 1.9e-3 off those of steps 4 to 11.
 A single step of ours, from the state that the twin is in, is held far more closely (gradient norms: 1e-4 and 1.4e-4).
 """
@@ -143,9 +143,9 @@ def test_run_follows_the_golden_one(golden, golden_config, golden_step):
     np.testing.assert_allclose(rates, golden["lrs"], rtol=1e-6)
     np.testing.assert_allclose(losses[:2], golden["losses"][:2], rtol=1e-4)
     np.testing.assert_allclose(losses[2:4], golden["losses"][2:4], rtol=5e-4)
-    np.testing.assert_allclose(losses[4:], golden["losses"][4:], rtol=4e-3)
+    np.testing.assert_allclose(losses[4:], golden["losses"][4:], rtol=2.5e-3)
     np.testing.assert_allclose(norms[:2], golden["grad_norms"][:2], rtol=1e-4)
-    assert np.median(np.abs(norms[2:] / golden["grad_norms"][2:] - 1)) <= 0.08
+    assert np.median(np.abs(norms[2:] / golden["grad_norms"][2:] - 1)) <= 0.05
 
     params, statistics = state.params["resunet"], state.batch_stats["resunet"]
     assert relative(statistics["bn0"]["mean"], golden["bn0_running_mean"]) <= 1e-6

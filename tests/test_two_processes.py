@@ -87,7 +87,7 @@ def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize(("index", "script"), [(0, "train"), (1, "eval")])
+@pytest.mark.parametrize(("index", "script"), [(0, "train"), (1, "train"), (0, "eval"), (1, "eval")])
 def test_a_process_that_finds_no_others_says_in_a_line_where_it_waited(index, script):
     port = free_port()
     command = [sys.executable, "-c", LONELY[script]]

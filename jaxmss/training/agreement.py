@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,10 +17,9 @@ from jaxmss.config import from_json, to_json
 from jaxmss.errors import InputError
 from jaxmss.training.config import Config
 
-# what each process may have of its own
-OWN = ("data.root", "data.threads")
+Seen = TypeVar("Seen")
 
-
+OWN = ("data.root", "data.threads")  # what each process may have of its own
 SEEN_WITHIN = 90  # seconds; network file systems keep what they know of a folder for up to 60
 
 
@@ -62,17 +61,20 @@ def same_songs(fingerprint: str, tracks: Sequence[str]) -> None:
             )
 
 
-def seen_by_all(look: Callable[[], object], elsewhere: InputError) -> None:
-    """Return when all processes see what process 0 sees: other hosts may do so a minute late.
+def seen_by_all(look: Callable[[], Seen], elsewhere: InputError) -> Seen:
+    """Return what all processes see when they see what process 0 sees: other hosts may do so a minute late.
 
     Raises `elsewhere`, in all of them, if one does not after `SEEN_WITHIN` seconds.
     """
-    first, until = gathered(repr(look()))[0], time.monotonic() + SEEN_WITHIN
-    while (fine := repr(look()) == first) is False and time.monotonic() < until:
+    seen, until = look(), time.monotonic() + SEEN_WITHIN
+    first = gathered(repr(seen))[0]
+    while repr(seen) != first and time.monotonic() < until:
         time.sleep(0.5)
+        seen = look()
     with everywhere(elsewhere):
-        if not fine:
+        if repr(seen) != first:
             raise elsewhere
+    return seen
 
 
 def differing(before: Config, after: Config, free: Sequence[str]) -> list[str]:

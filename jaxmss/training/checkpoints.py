@@ -49,9 +49,8 @@ class RunCheckpoints:
     def __init__(self, directory: Path, config: Checkpoints, songs: str):
         self.directory, self.songs = Path(directory).absolute(), songs
         unlike = f"Not all processes see the checkpoints in {directory} as process 0 does; start all again in a minute"
-        seen_by_all(lambda: runs.scores(self.directory), CheckpointError(unlike))
+        self._scores = seen_by_all(lambda: runs.scores(self.directory), CheckpointError(unlike))
         self._saving = 0
-        self._scores: dict[int, float] = {}
         self._policy = _NewestAndBest(config.keep, self._scores)
         _quieten_orbax()
         options = ocp.CheckpointManagerOptions(
@@ -60,7 +59,6 @@ class RunCheckpoints:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._note_manifest),
         )
         self._manager = ocp.CheckpointManager(self.directory / runs.CHECKPOINTS, options=options)
-        self._scores |= runs.scores(self.directory)
 
     def save(self, step: int, state: TrainState) -> None:
         """Save `state`, which may be donated on return; writing goes on meanwhile.

@@ -52,12 +52,13 @@ def train(config: Config, run: Path) -> None:
         mesh = sharding.make_mesh(config)
         songs = training_songs(config.data, config.model)
         tracks = validation_tracks(config.data) if config.validation.every else []
-    same_songs(fingerprint(songs), [track.name for track in tracks])
+    learned = fingerprint(songs)
+    same_songs(learned, [track.name for track in tracks])
     validator = Validator(config, tracks) if tracks else None
     if validator is not None and validator.left_out:
         tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")
 
-    with claimed(run, config), RunCheckpoints(run, config.checkpoints, fingerprint(songs)) as checkpoints:
+    with claimed(run, config), RunCheckpoints(run, config.checkpoints, learned) as checkpoints:
         state = sharding.init(config, mesh)
         restored = checkpoints.restore_latest(state, tell)
         state = start_from(config, state, tell) if restored is None else restored
