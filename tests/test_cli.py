@@ -276,7 +276,9 @@ def started(*arguments: object) -> tuple[subprocess.Popen, Path]:
     return process, folder
 
 
-@pytest.mark.parametrize(("clipping", "sign"), [("clamp", signal.SIGINT), ("rescale", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("clipping", "sign"), [("clamp", signal.SIGINT), ("rescale", signal.SIGINT), ("rescale", signal.SIGTERM)]
+)
 def test_ctrl_c_and_sigterm_leave_what_is_finished_and_nothing_else(song, tmp_path, clipping, sign):
     out = tmp_path / "out"
     options = ["-o", out, "--model", tiny.checkpoint(VOCALS), "--clipping", clipping]
@@ -359,14 +361,14 @@ def test_a_long_file_takes_the_memory_of_a_short_one(tmp_path):
     checkpoint = tiny.save(tmp_path / "telephone", VOCALS, sample_rate=8000, segment=20.0)
     path = tmp_path / "noise.wav"
     peaks = []
-    for minutes in (1, 60):
+    for minutes in (1, 30):
         with soundfile.SoundFile(path, "w", 8000, 1) as file:
             for _ in range(minutes):
                 file.write(music(60.0, 8000, 1).T)
         peaks.append(peak_megabytes(path, checkpoint, tmp_path / f"out{minutes}"))
         assert soundfile.info(tmp_path / f"out{minutes}/noise/no_vocals.wav").frames == minutes * 60 * 8000
-    # the samples of an hour alone are 110 MB as float32, those of the stems 220 MB
-    assert peaks[1] - peaks[0] < 50
+    # the samples of half an hour alone are 58 MB as float32, those of the stems 115 MB
+    assert peaks[1] - peaks[0] < 30
 
 
 def test_help_and_import_start_nothing_that_they_do_not_need():
