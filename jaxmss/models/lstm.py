@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -66,18 +68,44 @@ class _BothWays(nn.Module):
         # both directions take each step together, one of them through the sequence turned round
         driven = jnp.stack([ahead, back[:, ::-1]]).transpose(2, 0, 1, 3)  # t w b 4h
 
-        def step(carry: tuple[Array, Array], drive: Array) -> tuple[tuple[Array, Array], Array]:
-            hidden, cell = carry
-            recurred = [jnp.matmul(hidden[way], recurrent[way], precision=lax.Precision.HIGHEST) for way in range(2)]
-            keep_in, forget, candidate, out = jnp.split(drive + jnp.stack(recurred), 4, axis=-1)
-            cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep_in) * jnp.tanh(candidate)
-            hidden = jax.nn.sigmoid(out) * jnp.tanh(cell)
-            return (hidden, cell), hidden
-
-        nothing = jnp.zeros((2, x.shape[0], features), self.dtype)
-        _, hidden = lax.scan(step, (nothing, nothing), driven)
+        hidden = _recurrence(recurrent, driven)
         forwards, backwards = hidden[:, 0], hidden[::-1, 1]
         return jnp.concatenate([forwards, backwards], axis=-1).swapaxes(0, 1)
+
+
+def _unrolled(recurrent: Float[Array, "w h 4*h"], driven: Float[Array, "t w b 4*h"]) -> Float[Array, "t w b h"]:
+    """Return what each step leaves behind, from what drives its gates beside the step before it."""
+
+    def step(carry: tuple[Array, Array], drive: Array) -> tuple[tuple[Array, Array], Array]:
+        hidden, cell = carry
+        recurred = [jnp.matmul(hidden[way], recurrent[way], precision=lax.Precision.HIGHEST) for way in range(2)]
+        keep_in, forget, candidate, out = jnp.split(drive + jnp.stack(recurred), 4, axis=-1)
+        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(keep_in) * jnp.tanh(candidate)
+        hidden = jax.nn.sigmoid(out) * jnp.tanh(cell)
+        return (hidden, cell), hidden
+
+    nothing = jnp.zeros((*driven.shape[1:3], recurrent.shape[1]), driven.dtype)
+    return lax.scan(step, (nothing, nothing), driven)[1]
+
+
+# The weights' gradient is one product over all steps. Left to the loop it would be added up, and over several devices
+# sent around, in each of them.
+_recurrence = jax.custom_vjp(_unrolled)
+
+
+def _forwards(recurrent: Array, driven: Array) -> tuple[Array, tuple[Array, Callable]]:
+    hidden, pull_back = jax.vjp(functools.partial(_unrolled, recurrent), driven)
+    return hidden, (hidden, pull_back)
+
+
+def _backwards(kept: tuple[Array, Callable], ascent: Array) -> tuple[Array, Array]:
+    hidden, pull_back = kept
+    (gates,) = pull_back(ascent)
+    before = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
+    return jnp.einsum("twbh,twbg->whg", before, gates, precision=lax.Precision.HIGHEST), gates
+
+
+_recurrence.defvjp(_forwards, _backwards)
 
 
 def _pieces(x: Float[Array, "b t h"]) -> Float[Array, "_ u h"]:
