@@ -93,19 +93,19 @@ def _unrolled(recurrent: Float[Array, "w h 4*h"], driven: Float[Array, "t w b 4*
 _recurrence = jax.custom_vjp(_unrolled)
 
 
-def _forwards(recurrent: Array, driven: Array) -> tuple[Array, tuple[Array, Callable]]:
+def _recurrence_forward(recurrent: Array, driven: Array) -> tuple[Array, tuple[Array, Callable]]:
     hidden, pull_back = jax.vjp(functools.partial(_unrolled, recurrent), driven)
     return hidden, (hidden, pull_back)
 
 
-def _backwards(kept: tuple[Array, Callable], ascent: Array) -> tuple[Array, Array]:
+def _recurrence_backward(kept: tuple[Array, Callable], ascent: Array) -> tuple[Array, Array]:
     hidden, pull_back = kept
     (gates,) = pull_back(ascent)
     before = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
     return jnp.einsum("twbh,twbg->whg", before, gates, precision=lax.Precision.HIGHEST), gates
 
 
-_recurrence.defvjp(_forwards, _backwards)
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
 
 def _pieces(x: Float[Array, "b t h"]) -> Float[Array, "_ u h"]:

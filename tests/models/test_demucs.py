@@ -16,6 +16,7 @@ from demucs.apply import apply_model
 from demucs.demucs import Demucs
 from demucs.hdemucs import HDemucs
 from demucs.htdemucs import HTDemucs
+from distance import relative_error
 from flax.traverse_util import flatten_dict
 from golden_weights import wave
 
@@ -121,10 +122,6 @@ def pair(kind: type, arguments: dict, config):
 
 def variables_of(state: dict[str, np.ndarray], config):
     return from_demucs_state(state, models.variable_shapes(config), config, "the package")
-
-
-def relative_error(ours, theirs) -> float:
-    return float(np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs))
 
 
 # what no published network has; with lengths, all are held to the package below

@@ -13,6 +13,7 @@ import numpy as np
 import optimised
 import pytest
 import torch
+from distance import relative_error
 from golden_weights import wave
 
 from jaxmss.models.lstm import LSTM
@@ -65,10 +66,6 @@ class Twin(torch.nn.Module):
                 for ours, theirs in names.items()
             }
         return arranged
-
-
-def relative_error(ours, theirs) -> float:
-    return float(np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs))
 
 
 def test_gradients_equal_pytorch():

@@ -11,6 +11,7 @@ import numpy as np
 import optimised
 import pytest
 import torch
+from distance import relative_error
 from golden_weights import golden_state_dict, wave
 from torch_twins import make_twin
 
@@ -45,10 +46,6 @@ def pair(arch: str, channels: int, fields: dict, shift: float = 0.0):
     twin.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()}, strict=False)
     config = replace(models.architecture(arch), channels=channels, **fields)
     return twin, config, from_state_dict(state, models.variable_shapes(config), config, arch)
-
-
-def relative_error(ours, theirs) -> float:
-    return float(np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs))
 
 
 @pytest.mark.parametrize(("arch", "batch", "channels", "samples", "fields"), CASES)

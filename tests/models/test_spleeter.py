@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from distance import relative_error
 from golden_weights import GOLDEN, wave
 
 from jaxmss.checkpoints.download import cache_directory
@@ -46,10 +47,6 @@ def estimates(stems) -> dict[str, np.ndarray]:
     network = Spleeter(SpleeterConfig())
     output = jax.jit(network.apply)(spleeter_variables(cache_directory()), mixture[None])
     return dict(zip(network.config.sources, np.asarray(output[0]), strict=True))
-
-
-def relative_error(ours, theirs) -> float:
-    return float(np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs))
 
 
 def test_vocals_of_a_real_recording_equal_the_published_implementation(estimates):
