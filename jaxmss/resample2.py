@@ -41,7 +41,11 @@ def _resample(x: Float[Array, "b t h"], old: int, new: int) -> Float[Array, "b u
     blocks = 1 + -(-2 * width // ROW)  # rows of samples that a row of outputs depends on
     outputs = -(-length // old)
     rows = -(-outputs * old // ROW)
-    x = jnp.pad(x.swapaxes(1, 2), [(0, 0), (0, 0), (width, rows * ROW - length + width)], mode="edge")
+    x = x.swapaxes(1, 2)
+    # not padded with mode="edge", which cuts edges off the batch too: their gradient would cross between devices
+    before = jnp.repeat(x[..., :1], width, axis=-1)
+    after = jnp.repeat(x[..., -1:], rows * ROW - length + width, axis=-1)
+    x = jnp.concatenate([before, x, after], axis=-1)
     x = jnp.pad(x, [(0, 0), (0, 0), (0, (rows + blocks - 1) * ROW - x.shape[-1])])
     x = x.reshape(b, features, rows + blocks - 1, ROW)
     windows = jnp.concatenate([x[:, :, r : r + rows] for r in range(blocks)], axis=-1)

@@ -6,8 +6,6 @@ branches of Défossez, MDX workshop 2021.
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,7 +66,7 @@ class Demucs(nn.Module):
             ends = None if ends is None else 2 * ends
         x = x.astype(self.dtype)
 
-        remat = functools.partial(nn.remat, prevent_cse=False) if self.remat else lambda level: level
+        remat = nn.remat if self.remat else lambda level: level
         skips = []
         for level in range(config.depth):
             ends = None if ends is None else (ends - config.kernel) // config.stride + 1

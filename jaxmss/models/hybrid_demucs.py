@@ -109,7 +109,7 @@ class _UNets(nn.Module):
         train: bool,
     ) -> tuple[Array, Array]:
         config, dtype = self.config, self.dtype
-        remat = functools.partial(nn.remat, prevent_cse=False) if self.remat else lambda level: level
+        remat = nn.remat if self.remat else lambda level: level
         spectral, temporal = spectral_levels(config), temporal_levels(config)
         merging = config.merging_level
 

@@ -104,7 +104,7 @@ class Blocks(nn.Module):
         """Apply all blocks."""
         block = ResidualBlock if self.config.block == "residual" else MobileNetBlock
         if self.remat:
-            block = nn.remat(block, prevent_cse=False)
+            block = nn.remat(block)
         make = partial(block, self.features, self.config, self.dtype, self.train)
         rest = self.count
         if x.shape[-1] != self.features:

@@ -1,0 +1,53 @@
+"""Programs for the gradients of small networks: a module of the tests, and a script for a process with more devices.
+
+python tests/gradient_programs.py   prints, as JSON, the kinds of collectives of each
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Compiled
+
+from jaxmss import models
+from jaxmss.demucs_config import DemucsConfig, HybridDemucsConfig, ResidualBranch, Transformer
+
+PLAIN = ResidualBranch("both", lstm_from=9, attention_from=9)
+CWS = replace(models.architecture("cws-small"), widths=(8, 8), bottleneck_levels=1, n_fft=64, hop=32)
+TIME = DemucsConfig(width=8, depth=2, residual=PLAIN)
+HYBRID = HybridDemucsConfig(width=8, depth=2, n_fft=64, residual=PLAIN)
+TRANSFORMER = replace(HYBRID, n_fft=256, segment=0.1, transformer=Transformer(layers=2, heads=2, width=12))
+
+
+def compiled(config: Any, remat: bool = False) -> Compiled:
+    """The program of two examples, divided over all devices."""
+    network = models.build(config, remat=remat)
+
+    def loss(params: Any, others: Any, mixture: jax.Array) -> jax.Array:
+        keys = {"dropout": jax.random.key(0)}
+        inputs = {"params": params, **others}
+        estimates, _ = network.apply(inputs, mixture, train=True, mutable=["batch_stats"], rngs=keys)
+        return jnp.square(estimates).mean()
+
+    mesh = Mesh(jax.devices(), "data")
+    whole, divided = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    gradients = jax.jit(jax.grad(loss), in_shardings=(whole, whole, divided), out_shardings=whole)
+    others = dict(models.variable_shapes(config))
+    params = others.pop("params")
+    return gradients.lower(params, others, jax.ShapeDtypeStruct((2, 2, 4410), jnp.float32)).compile()
+
+
+if __name__ == "__main__":
+    networks = {"demucs": TIME, "hdemucs": HYBRID, "htdemucs": TRANSFORMER}
+    collectives = {
+        name: re.findall(r" (all-\w+|reduce-scatter|collective-\w+?)(?:-start)?\(", compiled(config).as_text())
+        for name, config in networks.items()
+    }
+    json.dump({name: sorted(set(kinds)) for name, kinds in collectives.items()}, sys.stdout)
