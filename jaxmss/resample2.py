@@ -44,9 +44,8 @@ def _resample(x: Float[Array, "b t h"], old: int, new: int) -> Float[Array, "b u
     x = x.swapaxes(1, 2)
     # not padded with mode="edge", which cuts edges off the batch too: their gradient would cross between devices
     before = jnp.repeat(x[..., :1], width, axis=-1)
-    after = jnp.repeat(x[..., -1:], rows * ROW - length + width, axis=-1)
+    after = jnp.repeat(x[..., -1:], (rows + blocks - 1) * ROW - length - width, axis=-1)
     x = jnp.concatenate([before, x, after], axis=-1)
-    x = jnp.pad(x, [(0, 0), (0, 0), (0, (rows + blocks - 1) * ROW - x.shape[-1])])
     x = x.reshape(b, features, rows + blocks - 1, ROW)
     windows = jnp.concatenate([x[:, :, r : r + rows] for r in range(blocks)], axis=-1)
     filtered = jnp.matmul(windows, _band(old, new, blocks), precision=lax.Precision.HIGHEST)

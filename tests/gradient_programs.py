@@ -6,13 +6,13 @@ python tests/gradient_programs.py   prints, as JSON, the kinds of collectives of
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import simulated
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Compiled
 
@@ -46,8 +46,5 @@ def compiled(config: Any, remat: bool = False) -> Compiled:
 
 if __name__ == "__main__":
     networks = {"demucs": TIME, "hdemucs": HYBRID, "htdemucs": TRANSFORMER}
-    collectives = {
-        name: re.findall(r" (all-\w+|reduce-scatter|collective-\w+?)(?:-start)?\(", compiled(config).as_text())
-        for name, config in networks.items()
-    }
-    json.dump({name: sorted(set(kinds)) for name, kinds in collectives.items()}, sys.stdout)
+    found = {name: simulated.collectives(compiled(config).as_text()) for name, config in networks.items()}
+    json.dump({name: sorted({kind for _, kind in each}) for name, each in found.items()}, sys.stdout)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import simulated
 import training_runs
 
 CASES = {
@@ -26,9 +25,7 @@ CASES = {
 def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """All cases, run by one process that simulates 8 devices."""
     file = tmp_path_factory.mktemp("runs") / "runs.npz"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    command = [sys.executable, training_runs.__file__, file, json.dumps(CASES)]
-    subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": flags})
+    simulated.run([sys.executable, training_runs.__file__, file, json.dumps(CASES)], devices=8)
     return training_runs.read(file)
 
 

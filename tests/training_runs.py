@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import simulated
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmss import models
@@ -80,7 +81,7 @@ def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
     state = smooth(sharding.init(settings, mesh))
     placed = [sharding.place_batch(share(batch(step)), mesh) for step in range(STEPS)]
     step: Callable = sharding.compile_step(settings, mesh).lower(state, placed[0]).compile()
-    collectives = re.findall(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", step.as_text())
+    collectives = simulated.collectives(step.as_text())
     kinds = Counter(kind for _, kind in collectives)
     kernels = [shape for shape, kind in collectives if kind == "all-reduce" and re.search(r"\[\d+,\d+", shape)]
 

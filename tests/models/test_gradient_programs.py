@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 
 import gradient_programs
+import simulated
 
 
 def test_rematerialisation_computes_blocks_again():
@@ -21,7 +20,5 @@ def test_rematerialisation_computes_every_level_of_demucs_again():
 
 
 def test_only_sums_of_the_demucs_networks_cross_between_devices():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    command = [sys.executable, gradient_programs.__file__]
-    found = subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).stdout
+    found = simulated.run([sys.executable, gradient_programs.__file__], devices=2)
     assert json.loads(found) == {name: ["all-reduce"] for name in ("demucs", "hdemucs", "htdemucs")}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 
 import jax
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimised
 import pytest
+import simulated
 import torch
 from distance import relative_error
 from golden_weights import wave
@@ -88,10 +87,8 @@ def test_gradients_equal_pytorch():
 @pytest.fixture(scope="module")
 def computations() -> dict[str, str]:
     """The computations, by their names, of a program for the gradients on two devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    command = [sys.executable, "-c", PRINT_PROGRAM]
-    text = subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True).stdout
-    blocks = re.findall(r"^(?:ENTRY )?%([\w.-]+) \(.*?\{\n(.*?)^\}", text.decode(), re.MULTILINE | re.DOTALL)
+    text = simulated.run([sys.executable, "-c", PRINT_PROGRAM], devices=2)
+    blocks = re.findall(r"^(?:ENTRY )?%([\w.-]+) \(.*?\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
     return dict(blocks)
 
 
