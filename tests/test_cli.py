@@ -72,9 +72,12 @@ def assert_one_line(text: str, *parts: str) -> None:
 
 
 def test_a_file_is_separated_into_stems_and_programs_are_kept_for_the_next_process(song, tmp_path):
-    programs = Path(os.environ["JAXMSS_CACHE"]) / "programs"
+    programs = tmp_path / "cache/programs"
+    # JAX keeps what takes a second to compile, which these programs do on some machines alone
+    environment = {"JAXMSS_CACHE": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**os.environ, **environment}
     options = ["--model", tiny.checkpoint(JOINT), "--format", "wav32f", "--clipping", "none", "-o", tmp_path / "out"]
-    first = jaxmss("separate", song, *options)
+    first = jaxmss("separate", song, *options, env=environment)
     assert (first.returncode, first.stderr) == (0, "")
     assert f"{song}: 1.5 s in " in first.stdout
     assert f"1 of 1 in {tmp_path / 'out'}" in first.stdout
@@ -83,9 +86,9 @@ def test_a_file_is_separated_into_stems_and_programs_are_kept_for_the_next_proce
         np.testing.assert_allclose(stem, expected, rtol=0, atol=1e-5)
 
     kept = names(programs)
-    assert kept
+    assert any(name.startswith("jit_apply") for name in kept)
     soundfile.write(tmp_path / "other.flac", music(0.7, 48000).T, 48000)
-    second = jaxmss("separate", tmp_path / "other.flac", *options)
+    second = jaxmss("separate", tmp_path / "other.flac", *options, env=environment)
     assert second.returncode == 0
     assert names(programs) == kept
 
