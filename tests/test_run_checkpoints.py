@@ -51,6 +51,18 @@ def test_a_new_run_has_no_state(tmp_path):
     assert restored(tmp_path) == (None, [])
 
 
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 1000])
+def test_a_kill_loses_an_interval_at_most(tmp_path, every):
+    with RunCheckpoints(tmp_path, Checkpoints(every=every), "") as checkpoints:
+        saved = [0, *filter(checkpoints.due, range(1, 3 * every + 1))]
+        assert {every, 2 * every, 3 * every} <= set(saved)
+        if every == 1:
+            checkpoints.save(1, tiny_run.state(CONFIG, 1))
+            assert runs.steps(tmp_path) == [1]
+        else:  # until a step is to be saved, the one before it may be unwritten
+            assert max(step - whole for whole, step in zip(saved, saved[2:], strict=False)) == every
+
+
 def test_a_state_that_is_donated_right_after_is_saved_as_it_was(tmp_path):
     onwards = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
     state = jax.device_put(tiny_run.state(CONFIG, 10))

@@ -50,7 +50,7 @@ class RunCheckpoints:
         self.directory, self.songs = Path(directory).absolute(), songs
         unlike = f"Not all processes see the checkpoints in {directory} as process 0 does; start all again in a minute"
         self._scores = seen_by_all(lambda: runs.scores(self.directory), CheckpointError(unlike))
-        self._saving = 0
+        self._saving, self._every = 0, config.every
         self._policy = _NewestAndBest(config.keep, self._scores)
         _quieten_orbax()
         options = ocp.CheckpointManagerOptions(
@@ -60,8 +60,16 @@ class RunCheckpoints:
         )
         self._manager = ocp.CheckpointManager(self.directory / runs.CHECKPOINTS, options=options)
 
+    def due(self, step: int) -> bool:
+        """Tell whether to save a step: halfway through an interval and at its end.
+
+        While a checkpoint is written only the one before it is whole, half an interval older, and the next waits for
+        it: so a kill at any moment loses an interval at most.
+        """
+        return step % self._every in (0, self._every // 2)
+
     def save(self, step: int, state: TrainState) -> None:
-        """Save `state`, which may be donated on return; writing goes on meanwhile.
+        """Save `state`, which may be donated on return; writing goes on meanwhile, but where every step is saved.
 
         A step that is saved already is left as it is. Raises `CheckpointError` if this or the last checkpoint cannot be
         written; those before it are whole.
@@ -74,6 +82,8 @@ class RunCheckpoints:
             self._saving = step
             self._scores[step] = -math.inf
             self._manager.save(step, args=ocp.args.Composite(**items))
+            if self._every == 1:  # which has no half
+                self._manager.wait_until_finished()
 
     def score(self, step: int, sdr: float) -> None:
         """Note the validation SDR in dB of a step that was saved, and delete what is neither new nor the best now.

@@ -172,7 +172,7 @@ class Checkpoints:
     """What is kept of a run.
 
     Attributes:
-      every: steps between two checkpoints.
+      every: steps that a kill loses at most; in each so many, two checkpoints are written.
       keep: newest checkpoints that are kept; the best by validation is kept besides.
     """
 

@@ -81,7 +81,7 @@ def train(config: Config, run: Path) -> None:
 
                 stop, last = stop_asked(step), step == steps
                 validate = validator is not None and (last or (step % config.validation.every == 0 and not stop))
-                if validate or stop or last or step % config.checkpoints.every == 0:
+                if validate or stop or last or checkpoints.due(step):
                     watch.flush()
                     checkpoints.save(step, state)  # before validation, in which the process may be killed
                 if validator is not None and validate:
