@@ -21,9 +21,9 @@ from jaxmss.demucs_config import DemucsConfig, HybridDemucsConfig, ResidualBranc
 
 PLAIN = ResidualBranch("both", lstm_from=9, attention_from=9)
 CWS = replace(models.architecture("cws-small"), widths=(8, 8), bottleneck_levels=1, n_fft=64, hop=32)
-TIME = DemucsConfig(width=8, depth=2, residual=PLAIN)
 HYBRID = HybridDemucsConfig(width=8, depth=2, n_fft=64, residual=PLAIN)
 TRANSFORMER = replace(HYBRID, n_fft=256, segment=0.1, transformer=Transformer(layers=2, heads=2, width=12))
+DEMUCS = {"demucs": DemucsConfig(width=8, depth=2, residual=PLAIN), "hdemucs": HYBRID, "htdemucs": TRANSFORMER}
 
 
 def compiled(config: Any, remat: bool = False) -> Compiled:
@@ -45,6 +45,5 @@ def compiled(config: Any, remat: bool = False) -> Compiled:
 
 
 if __name__ == "__main__":
-    networks = {"demucs": TIME, "hdemucs": HYBRID, "htdemucs": TRANSFORMER}
-    found = {name: simulated.collectives(compiled(config).as_text()) for name, config in networks.items()}
+    found = {name: simulated.collectives(compiled(config).as_text()) for name, config in DEMUCS.items()}
     json.dump({name: sorted({kind for _, kind in each}) for name, each in found.items()}, sys.stdout)

@@ -15,12 +15,13 @@ import soundfile
 from training_runs import PARTS, batch
 
 from jaxmss.config import converted, to_json
+from jaxmss.data.mixing import Batch
 from jaxmss.demucs_config import DemucsConfig, HybridDemucsConfig, ResidualBranch, Transformer
 from jaxmss.errors import InputError
 from jaxmss.models import ARCHITECTURES
 from jaxmss.training import sharding
 from jaxmss.training.command import config_of
-from jaxmss.training.config import Config, Data, Network, Optim
+from jaxmss.training.config import Compute, Config, Data, Network, Optim
 from jaxmss.training.state import initial_state
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +60,7 @@ def test_a_hybrid_transformer_is_trained_resumed_and_separates_by_the_commands(t
     assert stems == dict.fromkeys(("bass", "drums", "other", "vocals"), soundfile.info(mixture).frames)
 
 
-def test_dropout_differs_from_step_to_step_and_not_from_run_to_run():
+def test_dropout_differs_from_pass_to_pass_and_not_from_run_to_run():
     network = HybridDemucsConfig(
         sources=("vocals",),
         width=4,
@@ -72,24 +73,32 @@ def test_dropout_differs_from_step_to_step_and_not_from_run_to_run():
     still = Config(network, data, optim=Optim(amsgrad=False, lr=1e-30, warmup=0.0, decay=1.0))  # nothing is learned
     mesh = sharding.make_mesh(still, jax.devices()[:1])
 
-    step = sharding.compile_step(still, mesh)
-
     shapes = jax.eval_shape(lambda: initial_state(still))
 
-    def gradient_norms() -> list[float]:
+    def metrics_of(config: Config, examples: Batch, steps: int) -> list[dict[str, float]]:
+        step = sharding.compile_step(config, mesh)
         random = np.random.default_rng(0)
         params = jax.tree.map(lambda leaf: random.normal(scale=0.3, size=leaf.shape).astype("f4"), shapes.params)
         state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)._replace(params=params)
         found = []
-        for _ in range(3):
-            state, metrics = step(state, sharding.place_batch(batch(0), mesh))
-            found.append(float(metrics["gradient_norm"]))
+        for _ in range(steps):
+            state, metrics = step(state, sharding.place_batch(examples, mesh))
+            found.append({name: float(metrics[name]) for name in ("loss", "gradient_norm")})
         return found
 
-    first = gradient_norms()
-    assert np.ptp(first) > 1e-3 * first[0]
-    assert len(set(first)) == 3
-    assert first == gradient_norms()
+    first = metrics_of(still, batch(0), 4)
+    norms = [metrics["gradient_norm"] for metrics in first]
+    assert np.ptp(norms) > 1e-3 * norms[0]
+    assert len(set(norms)) == 4
+    assert first == metrics_of(still, batch(0), 4)
+
+    # the two parts of each step are what two steps are
+    twice = Batch(*(np.repeat(x, 2, axis=0) for x in batch(0)))
+    halves = replace(still, data=replace(data, batch=32), compute=Compute(accumulate=2))
+    losses = np.reshape([metrics["loss"] for metrics in first], (2, 2))
+    assert np.ptp(losses) > 1e-4 * losses.mean()
+    found = [metrics["loss"] for metrics in metrics_of(halves, twice, 2)]
+    np.testing.assert_allclose(found, losses.mean(1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["demucs", "hdemucs", "htdemucs"])

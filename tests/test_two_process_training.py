@@ -116,7 +116,7 @@ def test_sigterm_of_one_stops_both_after_the_same_step_and_one_process_goes_on(c
     wait_for_step(run, 3, processes)
     processes[1].send_signal(signal.SIGTERM)
     (_, told), _ = ended(processes)
-    assert [process.returncode for process in processes] == [0, 0], told
+    assert [process.returncode for process in processes] == [143, 143], told
     [step] = runs.steps(run)
     assert f"stopped by SIGTERM after step {step}, which is saved" in told
 

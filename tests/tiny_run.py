@@ -25,7 +25,7 @@ def config(**changes: Any) -> Config:
     network = replace(
         models.architecture("cws-small"), widths=(2,), blocks=1, segment=1.0, context=0.25, sources=("vocals",)
     )
-    fields = {"data": Data(batch=2, seconds=0.5), "checkpoints": Checkpoints(every=1, keep=2), **changes}
+    fields = {"data": Data(batch=2, seconds=0.5), "checkpoints": Checkpoints(keep=2), **changes}
     return Config(**{"model": network, **fields})
 
 

@@ -45,11 +45,8 @@ def steps(directory: Path) -> list[int]:
 
 def score(directory: Path, step: int) -> float:
     """Return the validation SDR of a checkpoint in dB; -inf where there is none."""
-    try:
-        sdr = json.loads((directory / CHECKPOINTS / str(step) / MANIFEST).read_text())["sdr"]
-        return -math.inf if sdr is None else float(sdr)
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: whoever reads it will be told
-        return -math.inf
+    sdr = _manifest(directory, step).get("sdr")
+    return float(sdr) if isinstance(sdr, (int, float)) else -math.inf
 
 
 def scores(directory: Path) -> dict[int, float]:
@@ -57,12 +54,14 @@ def scores(directory: Path) -> dict[int, float]:
     return {step: score(directory, step) for step in steps(directory)} if is_run(directory) else {}
 
 
+def validated(directory: Path) -> list[int]:
+    """Return the steps whose checkpoints have been validated, with whatever success."""
+    return [step for step in steps(directory) if "sdr" in _manifest(directory, step)] if is_run(directory) else []
+
+
 def songs(directory: Path, step: int) -> str | None:
     """Return the fingerprint of the songs that a checkpoint was trained on; None if it notes none."""
-    try:
-        return json.loads((directory / CHECKPOINTS / str(step) / MANIFEST).read_text())["songs"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return _manifest(directory, step).get("songs")
 
 
 def best(scores: Mapping[int, float]) -> int:
@@ -129,12 +128,10 @@ def note_score(directory: Path, step: int, score: float) -> None:
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:
-    """Return what to note of a checkpoint: no score yet, and each file's length in bytes and CRC-32."""
+    """Return what to note of a checkpoint that is new: each file's length in bytes and CRC-32."""
     items = sorted(path for path in checkpoint.iterdir() if path.is_dir())
-    return {
-        "sdr": None,
-        "files": {item.name: {name: [f.stat().st_size, _crc(f)] for name, f in _files(item).items()} for item in items},
-    }
+    sums = {item.name: {name: [f.stat().st_size, _crc(f)] for name, f in _files(item).items()} for item in items}
+    return {"files": sums}
 
 
 def check(checkpoint: Path, item: str) -> None:
@@ -154,6 +151,15 @@ def check(checkpoint: Path, item: str) -> None:
                 raise CheckpointError(f"{checkpoint / item / name} is damaged: its bytes are not those written")
     except OSError as error:
         raise CheckpointError(f"{checkpoint} cannot be read: {error}") from None
+
+
+def _manifest(directory: Path, step: int) -> dict[str, Any]:
+    """Return what is noted of a checkpoint; nothing where it is damaged: whoever reads the rest of it will be told."""
+    try:
+        noted = json.loads((directory / CHECKPOINTS / str(step) / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def _noted(checkpoint: Path, item: str) -> list[tuple[str, int, int]]:

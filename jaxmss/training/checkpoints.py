@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,10 @@ class RunCheckpoints:
     def __init__(self, directory: Path, config: Checkpoints, songs: str):
         self.directory, self.songs = Path(directory).absolute(), songs
         unlike = f"Not all processes see the checkpoints in {directory} as process 0 does; start all again in a minute"
-        self._scores = seen_by_all(lambda: runs.scores(self.directory), CheckpointError(unlike))
+        self._unlike = CheckpointError(unlike)
+        self._scores, self._validated = seen_by_all(
+            lambda: (runs.scores(self.directory), runs.validated(self.directory)), self._unlike
+        )
         self._saving, self._every = 0, config.every
         self._policy = _NewestAndBest(config.keep, self._scores)
         _quieten_orbax()
@@ -58,7 +61,7 @@ class RunCheckpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._note_manifest),
         )
-        self._manager = ocp.CheckpointManager(self.directory / runs.CHECKPOINTS, options=options)
+        self._manager = _Manager(self.directory / runs.CHECKPOINTS, options=options)
 
     def due(self, step: int) -> bool:
         """Tell whether to save a step: halfway through an interval and at its end.
@@ -81,7 +84,8 @@ class RunCheckpoints:
             self._manager.wait_until_finished()
             self._saving = step
             self._scores[step] = -math.inf
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            if not self._manager.save(step, args=ocp.args.Composite(**items)):
+                raise RuntimeError(f"Orbax knows of a checkpoint after step {step}")
             if self._every == 1:  # which has no half
                 self._manager.wait_until_finished()
 
@@ -100,6 +104,10 @@ class RunCheckpoints:
             for old in steps:  # every process deletes in this order
                 if old not in kept:
                     self._manager.delete(old)
+
+    def validated(self, step: int) -> bool:
+        """Tell whether a step that was there at the start has been validated, with whatever success."""
+        return step in self._validated
 
     def check(self) -> None:
         """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait for it."""
@@ -121,8 +129,10 @@ class RunCheckpoints:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, *__: object) -> None:
-        if not (isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1):
-            self.close()  # which would wait for a process that was lost
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            return  # a process was lost, for which closing would wait
+        with nullcontext() if error is None else suppress(CheckpointError):  # what came first is told
+            self.close()
 
     def restore_latest(self, like: TrainState, tell: Callable[[str], None]) -> TrainState | None:
         """Return the last state that was saved, or None in a new run.
@@ -173,6 +183,7 @@ class RunCheckpoints:
                     checkpoint.rename(_free(checkpoint.with_name(f"{DAMAGED}{step}")))
                 except OSError as error:
                     raise CheckpointError(f"{checkpoint} cannot be put aside: {error.strerror}; remove it") from error
+        seen_by_all(lambda: runs.steps(self.directory), self._unlike)
         self._manager.reload()
 
     def _note_manifest(self) -> None:
@@ -194,6 +205,19 @@ class RunCheckpoints:
                 f"The checkpoint {where} cannot be written: {reason}; those before it are whole: {advice} to go on "
                 "from there"
             ) from error
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but for what it asks of preemptions: the run itself listens for them.
+
+    Orbax would ask from another thread, and for an earlier step, which in several processes makes JAX forget the step
+    after which all of them are to stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Tell Orbax that there is none."""
+        del step
+        return False
 
 
 @dataclass

@@ -17,6 +17,7 @@ from jaxmss.output import close_output
 from jaxmss.training.config import Config
 
 CONFIGS = Path("configs")  # beside the script
+STOPPED = 143  # the status of a program that SIGTERM ends: whoever waits for the run starts it again
 
 _USAGE = """usage: train.py CONFIG [--run DIR] [--FIELD VALUE ...]
 
@@ -42,7 +43,7 @@ class Arguments:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit with 0, with 2 for a mistake in the input, with 130 when interrupted."""
+    """Run the command line. Exit with 0, 2 for a mistake in the input, 130 when interrupted, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     status = 0
     try:
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         from jaxmss.training.loop import train
 
-        train(parsed.config, parsed.run)
+        sys.exit(0 if train(parsed.config, parsed.run) else STOPPED)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         status = 2
@@ -61,22 +62,34 @@ def main(arguments: list[str] | None = None) -> None:
         print("train.py: interrupted; start it again to go on from the last checkpoint", file=sys.stderr)
         status = 130
     except Exception as error:
-        from jaxmss.training.distributed import step_failed
-
-        if (reason := step_failed(error)) is not None:
-            print(
-                f"train.py: another process was lost, or the devices failed: {reason}; start all again to go on from "
-                "the last checkpoint",
-                file=sys.stderr,
-            )
-        else:  # a defect
-            traceback.print_exc()
-        status = 1
+        status = _told(error)
     if status and "jax" in sys.modules:  # otherwise there can be no other processes
         from jaxmss.training.distributed import leave
 
         leave(status)  # others may be waiting for this one, and JAX would have it wait for them
     sys.exit(status)
+
+
+def _told(error: Exception) -> int:
+    """Tell of what went wrong while training but was not foreseen; return the exit status."""
+    from jaxmss.training.distributed import memory_is_full, step_failed
+
+    if memory_is_full(error):
+        print(
+            "train.py: the memory does not hold a step of this batch; set --compute.accumulate to 2 or more, "
+            "--compute.remat, or a lower --data.batch",
+            file=sys.stderr,
+        )
+        return 2
+    if (reason := step_failed(error)) is not None:
+        print(
+            f"train.py: another process was lost, or the devices failed: {reason}; start all again to go on from "
+            "the last checkpoint",
+            file=sys.stderr,
+        )
+    else:  # a defect
+        traceback.print_exception(error)
+    return 1
 
 
 def parse(file: Path, overrides: list[str]) -> Arguments:

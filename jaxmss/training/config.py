@@ -107,6 +107,8 @@ class Loss:
     conserve_after: int | None = None
 
     def __post_init__(self) -> None:
+        after = self.conserve_after
+        check(after is None or 0 <= after < 2**31, "conserve_after", after, "it must be 0 to 2**31 - 1 steps")
         check(self.waveform >= 0, "waveform", self.waveform, "it must be at least 0")
         check(self.spectrogram >= 0, "spectrogram", self.spectrogram, "it must be at least 0")
         check(self.waveform + self.spectrogram > 0, "waveform", self.waveform, "one of the weights must be above 0")
@@ -261,6 +263,9 @@ class Config:
         check(not missing, "sources", self.model.sources, f"the mixture has only the parts {', '.join(names)}")
         samples = round(self.data.seconds * self.model.sample_rate)
         check(samples >= 1, "seconds", self.data.seconds, "it must be a sample or more")
+        for where, name in ((self, "hours"), (self.optim, "warmup"), (self.optim, "decay_every")):
+            hours = getattr(where, name)
+            check(self.steps(hours) < 2**31, name, hours, "these are more steps than 2**31 - 1")
         per_step, accumulate = self.data.batch, self.compute.accumulate
         check(per_step % accumulate == 0, "batch", per_step, f"it must be divisible by accumulate (={accumulate})")
 

@@ -36,11 +36,12 @@ from jaxmss.typing import Variables
 IN_FLIGHT = 2  # steps that may wait for the devices: more would only hold more batches in memory
 
 
-def train(config: Config, run: Path) -> None:
+def train(config: Config, run: Path) -> bool:
     """Train as `config` says, in the directory `run`; go on from its last checkpoint if it holds this run already.
 
-    Every process of a cluster calls this with the same arguments. On SIGTERM the state is saved and the function
-    returns. Raises `InputError` for a config, data or a directory that cannot be used, and where training fails.
+    Every process of a cluster calls this with the same arguments. On SIGTERM the state is saved. Returns whether the
+    run is complete. Raises `InputError` for a config, data or a directory that cannot be used, and where training
+    fails.
     """
     distributed.initialize()
     keep_compiled_programs()
@@ -69,38 +70,56 @@ def train(config: Config, run: Path) -> None:
             songs, config.data, model.sample_rate, model.channels, config.seed, first, steps, process=process
         )
         stop_asked, interrupted = _stop_on_sigterm()
-        running: deque[jax.Array] = deque()
+        running: deque[tuple[int, jax.Array]] = deque()
         unread: list[AudioError] = []
+
+        def validation_due(step: int) -> bool:
+            return validator is not None and (step >= steps or step % config.validation.every == 0)
+
         with closing(stream), Watch(run, config, first) as watch:
-            for step, batch in enumerate(_readable(stream, unread), start=first + 1):
+
+            def validate(step: int, state: TrainState) -> bool:
+                """Validate the state after a step, which is saved; return False where SIGTERM came in between."""
+                with watch.paused():
+                    result = validator(weights(state), interrupted) if validator is not None else None
+                    if result is not None:
+                        watch.validation(step, result)
+                        # medians over fewer tracks are not compared
+                        checkpoints.score(step, math.nan if result.failed else result.mean)
+                return result is not None
+
+            stop, step = False, first
+            if restored is not None and validation_due(first) and not checkpoints.validated(first):
+                stop = not validate(first, state)  # the process before was stopped in it
+            for batch in () if stop else _readable(stream, unread):
+                step += 1
                 state, metrics = take_step(state, sharding.place_batch(batch, mesh))
                 watch.step(step, metrics)
-                running.append(metrics["skipped"])
+                running.append((step, metrics["skipped"]))
                 if len(running) > IN_FLIGHT:
-                    _give_up(int(running.popleft()), step, config, run)
+                    _give_up(*running.popleft(), config, run)
 
-                stop, last = stop_asked(step), step == steps
-                validate = validator is not None and (last or (step % config.validation.every == 0 and not stop))
-                if validate or stop or last or checkpoints.due(step):
+                stop = stop_asked(step)
+                validated = validation_due(step) and not stop
+                if validated or stop or step == steps or checkpoints.due(step):
                     watch.flush()
                     checkpoints.save(step, state)  # before validation, in which the process may be killed
-                if validator is not None and validate:
-                    with watch.paused():
-                        result = validator(weights(state), interrupted)
-                        stop |= result is None
-                        if result is not None:
-                            watch.validation(step, result)
-                            # medians over fewer tracks are not compared
-                            checkpoints.score(step, math.nan if result.failed else result.mean)
+                if validated:
+                    stop = not validate(step, state)
                 checkpoints.check()
                 if stop:
-                    tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
                     break
+            while running:
+                _give_up(*running.popleft(), config, run)
             if unread:
                 watch.flush()
                 raise _kept(checkpoints, state, first, unread[0])
+            if stop:
+                checkpoints.wait()
+                tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
         if jax.process_index() == 0:
             print(write_report(run))
+        return not stop
 
 
 def weights(state: TrainState) -> Variables:
@@ -150,8 +169,9 @@ def _kept(checkpoints: RunCheckpoints, state: TrainState, first: int, error: Aud
     return AudioError(f"{error}; step {step} before it is saved: mend the data and start again to go on")
 
 
-def _give_up(skipped: int, step: int, config: Config, run: Path) -> None:
+def _give_up(step: int, in_a_row: jax.Array, config: Config, run: Path) -> None:
     """Raise `InputError` when so many updates in a row were skipped that the run will not come back by itself."""
+    skipped = int(in_a_row)
     if skipped >= config.optim.give_up_after:
         again = f"start another run from a checkpoint, --init {run}@STEP," if runs.steps(run) else "begin anew"
         raise InputError(

@@ -37,10 +37,10 @@ def train_step(
     network = models.build(config.model, config.compute.dtype, config.compute.remat)
     schedule, descent = learning_rate(config), optimizer(config)
 
-    def objective(params: PyTree, batch_stats: PyTree, batch: Batch, step: Array) -> tuple[Array, PyTree]:
+    def objective(params: PyTree, batch_stats: PyTree, batch: Batch, step: Array, part: Array) -> tuple[Array, PyTree]:
         mixture, targets = mix(batch, config.data.parts, config.model.sources)
         variables = {"params": params, "batch_stats": batch_stats}
-        dropout = {"dropout": jax.random.fold_in(jax.random.key(config.seed), step)}
+        dropout = {"dropout": jax.random.fold_in(jax.random.key(config.seed), part)}
         estimates, updated = network.apply(variables, mixture, train=True, mutable=["batch_stats"], rngs=dropout)
         return loss(estimates, targets, config.loss, step), updated.get("batch_stats", {})
 
@@ -69,21 +69,24 @@ def _mean_over_parts(objective: Callable, parts: int, state: TrainState, batch: 
     """Return loss, gradients and statistics of a batch that is cut into `parts`, seen one after another.
 
     Losses and gradients are averaged, and the running statistics move on with each part. Every part holds every
-    `parts`-th example, so that each device cuts the examples that it has.
+    `parts`-th example, so that each device cuts the examples that it has. Parts are numbered through all steps, for
+    draws of their own.
     """
     differentiated = jax.value_and_grad(objective, has_aux=True)
     if parts == 1:
-        (value, batch_stats), gradients = differentiated(state.params, state.batch_stats, batch, state.step)
+        (value, batch_stats), gradients = differentiated(state.params, state.batch_stats, batch, state.step, state.step)
         return value, gradients, batch_stats
 
-    def add(carried: tuple, part: Batch) -> tuple[tuple, None]:
+    def add(carried: tuple, numbered: tuple[Array, Batch]) -> tuple[tuple, None]:
         value, gradients, batch_stats = carried
-        (more, batch_stats), ascent = differentiated(state.params, batch_stats, part, state.step)
+        number, part = numbered
+        (more, batch_stats), ascent = differentiated(state.params, batch_stats, part, state.step, number)
         return (value + more, jax.tree.map(jnp.add, gradients, ascent), batch_stats), None
 
     cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    (value, gradients, batch_stats), _ = lax.scan(add, (jnp.float32(0), zeros, state.batch_stats), cut)
+    numbers = state.step * parts + jnp.arange(parts)
+    (value, gradients, batch_stats), _ = lax.scan(add, (jnp.float32(0), zeros, state.batch_stats), (numbers, cut))
     return value / parts, jax.tree.map(lambda gradient: gradient / parts, gradients), batch_stats
 
 
