@@ -18,3 +18,14 @@ def run(command: list[Any], devices: int) -> str:
 def collectives(program: str) -> list[tuple[str, str]]:
     """The shape and the kind of each collective, ``all-reduce`` for instance."""
     return re.findall(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", program)
+
+
+def computations(program: str) -> dict[str, str]:
+    """The text of each computation of a program, by its name."""
+    blocks = re.findall(r"^(?:ENTRY )?%([\w.-]+) \(.*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL)
+    return dict(blocks)
+
+
+def loops(program: str) -> set[str]:
+    """The names of the computations that are repeated."""
+    return set(re.findall(r"body=%([\w.-]+)", program))

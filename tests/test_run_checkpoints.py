@@ -63,6 +63,13 @@ def test_a_kill_loses_an_interval_at_most(tmp_path, every):
             assert max(step - whole for whole, step in zip(saved, saved[2:], strict=False)) == every
 
 
+def test_what_orbax_would_not_save_is_told(tmp_path):
+    with RunCheckpoints(tmp_path, CONFIG.checkpoints, "") as checkpoints:
+        checkpoints.save(10, tiny_run.state(CONFIG, 10))
+        with pytest.raises(CheckpointError, match="checkpoints/7 cannot be written"):
+            checkpoints.save(7, tiny_run.state(CONFIG, 7))
+
+
 def test_a_state_that_is_donated_right_after_is_saved_as_it_was(tmp_path):
     onwards = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
     state = jax.device_put(tiny_run.state(CONFIG, 10))

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kill_process
 import pytest
+import recordings
 
+from jaxmss.config import to_json
 from jaxmss.errors import InputError
 from jaxmss.training.command import config_of, main, parse
 from jaxmss.training.config import Config
@@ -109,6 +112,8 @@ def test_a_mistake_gets_one_line_and_status_2(arguments, says, capsys, tmp_path)
         (["--data.valid", "train"], "'valid' (='train') cannot be used: validate on other tracks"),
         (["--seed", "99999999999999999999999"], "'seed' (=99999999999999999999999) cannot be used"),
         (["--data.seconds", "0.00001"], "'seconds' (=1e-05) cannot be used"),
+        (["--optim.decay-every", "1e9"], "'decay_every' (=1000000000.0) cannot be used: these are more steps than"),
+        (["--loss.conserve-after", "9999999999"], "'conserve_after' (=9999999999) cannot be used"),
     ],
 )
 def test_a_mistake_in_an_override_is_told_with_what_was_meant(given, says, capsys):
@@ -116,6 +121,27 @@ def test_a_mistake_in_an_override_is_told_with_what_was_meant(given, says, capsy
         main(["configs/quickstart.py", *given])
     assert ended.value.code == 2
     assert says in " ".join(re.sub(r"[│╭╰─╮╯]", " ", capsys.readouterr().err).split())
+
+
+LITTLE_MEMORY = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
+sys.argv = ["train.py", *sys.argv[1:]]
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_a_batch_that_the_memory_does_not_hold_gets_a_line(tmp_path):
+    recordings.write_songs(tmp_path / "data/train", ["a", "b"], samples=2 * recordings.RATE)
+    settings = kill_process.config(tmp_path / "data")
+    many = dataclasses.replace(settings, data=dataclasses.replace(settings.data, batch=2**14))
+    kill_process.write_config(tmp_path / "config.py", to_json(many))
+    command = [sys.executable, "-c", LITTLE_MEMORY, tmp_path / "config.py", "--run", tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("train.py: the memory does not hold a step of this batch; set --compute.accumulate to 2")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_file_that_gives_something_else_is_refused(tmp_path):

@@ -81,15 +81,14 @@ def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
     state = smooth(sharding.init(settings, mesh))
     placed = [sharding.place_batch(share(batch(step)), mesh) for step in range(STEPS)]
     step: Callable = sharding.compile_step(settings, mesh).lower(state, placed[0]).compile()
-    collectives = simulated.collectives(step.as_text())
-    kinds = Counter(kind for _, kind in collectives)
-    kernels = [shape for shape, kind in collectives if kind == "all-reduce" and re.search(r"\[\d+,\d+", shape)]
+    program = step.as_text()
+    kinds = Counter(kind for _, kind in simulated.collectives(program))
 
     kinks, measured = step(sharding.init(settings, mesh), placed[0])
     result = {f"kinks{path}": array for path, array in flat(kinks, mesh).items()}
     result |= {f"kinks/{name}": np.array(float(measured[name])) for name in ("loss", "gradient_norm")}
     result |= {f"collectives/{kind}": np.array(count) for kind, count in kinds.items()}
-    result["all-reduces with kernels"] = np.array(len(kernels))
+    result |= {f"sums of kernels {where}": np.array(count) for where, count in sums_of_kernels(program).items()}
     metrics = []
     for number, examples in enumerate(placed):
         state, measured = step(state, examples)
@@ -100,6 +99,15 @@ def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
     result |= {f"metrics/{name}": np.array([float(m[name]) for m in metrics]) for name in metrics[0]}
     cut = [leaf for leaf in jax.tree.leaves(state) if not leaf.sharding.is_fully_replicated]
     return result | {"bytes cut": np.array(sum(leaf.nbytes for leaf in cut))}
+
+
+def sums_of_kernels(program: str) -> dict[str, int]:
+    """The all-reduces that bring together the gradients of kernels, within loops and outside."""
+    loops, found = simulated.loops(program), {"in loops": 0, "once": 0}
+    for name, text in simulated.computations(program).items():
+        sums = [shape for shape, kind in simulated.collectives(text) if kind == "all-reduce"]
+        found["in loops" if name in loops else "once"] += sum(bool(re.search(r"\[\d+,\d+", sum)) for sum in sums)
+    return found
 
 
 @functools.cache

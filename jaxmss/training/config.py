@@ -155,7 +155,7 @@ class Compute:
     Attributes:
       dtype: inside the network; parameters, statistics, signal processing and losses are float32 always.
       remat: compute activations again in the backward pass instead of keeping them.
-      accumulate: parts that a batch is cut into, one after another, to save memory.
+      accumulate: parts that a batch is cut into, one after another, to save memory; each has its own all-reduce.
       fsdp: devices that share one copy of the parameters; the others hold copies of their own.
     """
 
@@ -175,7 +175,7 @@ class Checkpoints:
 
     Attributes:
       every: steps that a kill loses at most; in each so many, two checkpoints are written.
-      keep: newest checkpoints that are kept; the best by validation is kept besides.
+      keep: newest checkpoints that are kept, of which each interval has two; the best by validation is kept besides.
     """
 
     every: int = 1000
@@ -193,7 +193,7 @@ class Validation:
     Attributes:
       every: steps between two validations; 0 for none.
       tracks: first so many of the validation tracks; None for all.
-      excerpts: tracks of which 10 s of audio and spectrograms are logged.
+      excerpts: tracks of which 10 s of audio and spectrograms are logged: of those that process 0 validates on.
     """
 
     every: int = 5000
