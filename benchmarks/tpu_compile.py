@@ -148,7 +148,8 @@ def compiled(name: str, topology: str, dtype: str, remat: bool, examples: int) -
     try:
         program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        refused = re.search(r"RESOURCE_EXHAUSTED.*temporaries \(([\d.]+)G\)", str(error))
+        # what it says depends on how late it notices
+        refused = re.search(r"RESOURCE_EXHAUSTED(?s:.*?)(?:temporaries \(|HLO temp +)([\d.]+)G", str(error))
         if not refused:
             raise
         seconds = round(time.perf_counter() - start, 1)

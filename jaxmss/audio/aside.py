@@ -68,10 +68,10 @@ def written_aside(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
 
 
 @contextmanager
-def reporting(path: Path) -> Iterator[None]:
+def reporting(path: os.PathLike) -> Iterator[None]:
     """Turn an operating system's refusal to write `path` into an AudioError of one line that says what to do."""
     try:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, _MAKE_ROOM)
-        raise AudioError(f"{str(path)!r} cannot be written: {error.strerror or error}; {advice}") from error
+        raise AudioError(f"{os.fspath(path)!r} cannot be written: {error.strerror or error}; {advice}") from error

@@ -93,7 +93,14 @@ class _Writer(tfds.core.ExampleWriter):
     """Writes records as they are: compression saves a tenth of the space and makes reading take three times as long."""
 
     def write(self, path: epath.PathLike, examples: Any) -> None:
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        if not prepared.is_remote(str(path)):
+            return self._write(str(path), examples)
+        with TemporaryDirectory() as local:  # the writer knows files of this machine alone
+            self._write(str(shard := epath.Path(local) / "shard"), examples)
+            shard.copy(path)
+
+    def _write(self, path: str, examples: Any) -> None:
+        writer = array_record_module.ArrayRecordWriter(path, "group_size:1,uncompressed")
         for _, example in examples:
             with _as_os_error():
                 writer.write(example)
@@ -116,11 +123,13 @@ def build(
     Raises `InputError` for data that is missing, damaged or unlike, and a destination that cannot be written. Nothing
     half-written is left under the data set's name; what an earlier, killed build left is removed.
     """
-    if prepared.directory(destination).exists():
+    with prepared.reaching(destination):
+        taken = prepared.directory(destination).exists()
+    if taken:
         raise InputError(f"{str(destination)!r} holds a prepared data set; remove it or choose another destination")
     songs = source_splits(source)
     describe(songs)
-    with reporting(Path(destination)):
+    with prepared.reaching(destination), reporting(epath.Path(destination)):
         for left in prepared.directory(destination).parent.glob(f"incomplete.*_{prepared.VERSION}"):
             left.rmtree()
         builder = Musdb18Hq(songs, _counter(songs, report) if beam is None else _nothing, str(destination))

@@ -75,6 +75,8 @@ def find(root: Path | str, splits: Iterable[str] = (), folders: Sequence[str] = 
         if folders:
             raise InputError(f"{str(root)!r} is a prepared data set, whose stems have no folders; leave folders out")
         names = list(splits) or prepared.splits(root)
+        for name in names:
+            prepared.require_whole(root, name)
         return {
             name: [_prepared_source(song.name, song.clips) for song in prepared.songs(root, name)] for name in names
         }

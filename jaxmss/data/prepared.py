@@ -9,8 +9,12 @@ Nothing here imports JAX or TensorFlow.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,9 +28,11 @@ from jaxmss.errors import AudioError, InputError, suggest
 
 NAME = "musdb18_hq"
 VERSION = "1.0.0"
+REMOTE = "gs://"  # before the name of a bucket of Google Cloud Storage
 PCM = "pcm"  # the feature that holds the samples
 
 _METADATA = "metadata.json"
+_THREADS = 16  # that look at files: over a network each takes a while to answer
 
 
 @dataclass(frozen=True)
@@ -149,13 +155,48 @@ class PreparedTrack(Track):
 
 
 def directory(root: Path | str) -> epath.Path:
-    """Return where the files of the data set lie, or would lie, under a local folder or a ``gs://`` address."""
+    """Return where the files of the data set lie, or would lie, under a local folder or a ``gs://`` address.
+
+    Raises `InputError` where the package is missing that such an address needs.
+    """
+    if is_remote(root):
+        if find_spec("gcsfs") is None:
+            raise InputError(f"{str(root)!r} can be used with the package gcsfs only; run `pip install 'jaxmss[gcs]'`")
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of whatever it raises
     return epath.Path(root) / NAME / VERSION
 
 
+def is_remote(root: Path | str) -> bool:
+    """Return whether an address is one of Google Cloud Storage."""
+    return str(root).startswith(REMOTE)
+
+
 def is_prepared(root: Path | str) -> bool:
-    """Return whether a local folder or a ``gs://`` address holds a prepared data set."""
-    return (directory(root) / _METADATA).exists()
+    """Return whether a local folder holds a prepared data set.
+
+    A ``gs://`` address does: `InputError` is raised where it holds none, or cannot be reached.
+    """
+    with reaching(root):
+        found = (directory(root) / _METADATA).exists()
+    if is_remote(root) and not found:
+        raise InputError(f"{str(root)!r} holds no prepared data set; make one by `jaxmss data build DIR {root}`")
+    return found
+
+
+@contextmanager
+def reaching(root: Path | str) -> Iterator[None]:
+    """Turn what the client of a ``gs://`` address raises into an `InputError` of one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of gcsfs, of Google's authentication, of the network
+        if not is_remote(root):
+            raise
+        raise InputError(
+            f"{str(root)!r} cannot be used ({' '.join(str(error).split())[:200] or type(error).__name__}); check the "
+            "address, and that you may read it: `gcloud auth application-default login`"
+        ) from error
 
 
 def songs(root: Path | str, split: str) -> list[Song]:
@@ -168,12 +209,8 @@ def songs(root: Path | str, split: str) -> list[Song]:
     from tensorflow_datasets.proto import tf_example_pb2
 
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    try:
+    with _understanding(root):
         source = tfds.builder_from_directory(directory(root)).as_data_source(split, deserialize_method=raw)
-    except Exception as error:  # whatever a damaged description of the data set makes of it
-        raise InputError(
-            f"{str(root)!r} holds a damaged data set ({' '.join(str(error).split())[:200]}); build it again"
-        ) from error
     records = Records(source, tf_example_pb2.Example.FromString, layout["channels"])
     counts = [len(entry["stems"]) * _records(entry, layout["record_samples"]) for entry in entries]
     if len(records) != sum(counts):
@@ -185,6 +222,43 @@ def songs(root: Path | str, split: str) -> list[Song]:
         Song(entry["name"], dict(_clips(root, layout, entry, first, records)))
         for entry, first in zip(entries, firsts, strict=False)
     ]
+
+
+def require_whole(root: Path | str, split: str) -> None:
+    """Raise `InputError` that names a file of a split, if one is missing or cut short, as in a half-copied data set."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    _layout(root, split)
+    with _understanding(root):
+        stored = tfds.builder_from_directory(directory(root)).info.splits[split]
+        files = list(zip(map(str, stored.filepaths), stored.shard_lengths, strict=True))
+
+    def look(file: tuple[str, int]) -> None:
+        path, expected = file
+        try:
+            reader = ArrayRecordReader(path)
+            found = reader.num_records()
+            reader.close()
+        except Exception as error:  # the reader's own kinds of errors differ from version to version
+            why = " ".join(str(error).partition(";")[0].split())[:200]
+            raise InputError(f"{path!r} cannot be read ({why}); copy it, or build the data set, again") from error
+        if found != expected:
+            raise InputError(f"{path!r} holds {found} of {expected} records; copy it, or build the data set, again")
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(look, files))
+
+
+@contextmanager
+def _understanding(root: Path | str) -> Iterator[None]:
+    """Turn whatever a damaged description of a data set makes TFDS raise into an `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{str(root)!r} holds a damaged data set ({' '.join(str(error).split())[:200]}); build it again"
+        ) from error
 
 
 def tracks(root: Path | str, split: str) -> list[Track]:
@@ -228,6 +302,9 @@ def _layout(root: Path | str, split: str) -> tuple[Mapping[str, Any], list[Mappi
 def _metadata(root: Path | str) -> Mapping[str, Any]:
     path = directory(root) / _METADATA
     try:
-        return json.loads(path.read_text())
+        with reaching(root):
+            return json.loads(path.read_text())
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); build the data set again") from error

@@ -116,6 +116,7 @@ def _track_songs(data: Data, stems: Sequence[str]) -> list[Song]:
 
 def _prepared_songs(data: Data, stems: Sequence[str]) -> list[Song]:
     """Return the songs of a prepared data set."""
+    prepared.require_whole(root_of(data), data.split)
     songs = _without_held_out(prepared.songs(root_of(data), data.split), data)
     for song in songs:
         if missing := [stem for stem in stems if stem not in song.clips]:

@@ -67,6 +67,8 @@ def claimed(directory: Path, config: Config) -> Iterator[None]:
 
 def _prepare(directory: Path, held: ExitStack) -> None:
     """Make and lock the directory, unless it holds something else than a run."""
+    if directory.parts[:1] == ("gs:",):
+        raise InputError(f"--run {directory} is a bucket; name a folder, of a file system that all hosts share")
     directory.mkdir(parents=True, exist_ok=True)
     others = [path.name for path in directory.iterdir() if path.name != LOCK and not path.name.endswith(".part")]
     if others and CONFIG not in others:
