@@ -148,6 +148,27 @@ def test_a_run_taken_up_again_tells_no_step_twice(tmp_path):
     assert points(tmp_path / "run", "train/loss") == [(step, 1 / step) for step in range(2, 21, 2)]
 
 
+def test_the_mean_loss_is_that_of_a_run_that_was_not_cut_short(tmp_path):
+    run, losses = config(every=5), {step: float("nan") if step == 3 else 1 / step for step in range(1, 11)}
+
+    def watched_from(directory, first: int, last: int) -> None:
+        with claimed(directory, run), Watch(directory, run, first) as watch:
+            for step in range(first + 1, last + 1):
+                watch.step(step, metrics_of(step, losses[step]))
+                if step in (2, 4, 8):
+                    watch.flush(saved=True)
+
+    watched_from(tmp_path / "whole", 0, 10)
+    for first, last in ((0, 3), (2, 4), (4, 9), (8, 10)):  # from the last checkpoint each time
+        watched_from(tmp_path / "cut", first, last)
+    means = [
+        [(line["step"], line["loss_mean"]) for line in read_metrics(tmp_path / name) if "loss_mean" in line]
+        for name in ("whole", "cut")
+    ]
+    assert means[0] == means[1]
+    assert [step for step, _ in means[0]] == [5, 10]
+
+
 def test_lines_of_a_run_that_died_before_its_first_checkpoint_go(tmp_path):
     run = config(every=2)
     watched(tmp_path / "run", run, 0, 5)

@@ -102,7 +102,7 @@ def train(config: Config, run: Path) -> bool:
                 stop = stop_asked(step)
                 validated = validation_due(step) and not stop
                 if validated or stop or step == steps or checkpoints.due(step):
-                    watch.flush()
+                    watch.flush(saved=True)
                     checkpoints.save(step, state)  # before validation, in which the process may be killed
                 if validated:
                     stop = not validate(step, state)
@@ -112,7 +112,7 @@ def train(config: Config, run: Path) -> bool:
             while running:
                 _give_up(*running.popleft(), config, run)
             if unread:
-                watch.flush()
+                watch.flush(saved=True)
                 raise _kept(checkpoints, state, first, unread[0])
             if stop:
                 checkpoints.wait()

@@ -40,19 +40,22 @@ def start_from(config: Config, state: TrainState, tell: Callable[[str], None]) -
     initial = variables_of(state.params, state.batch_stats)
     given, wanted = _named(variables), _named(initial)
     differing = _differing(given, wanted)
-    if network.sources != config.model.sources:
-        differing["stems"] = f"{', '.join(network.sources)}, not {', '.join(config.model.sources)}"
     if all(name in differing for name in wanted):
         raise InputError(f"init {config.init!r} has nothing in common with the network; choose another checkpoint")
+    lines = [f"{name} ({why})" for name, why in differing.items()]
+    others = network.sources != config.model.sources
+    stems = f"stems ({', '.join(network.sources)}, not {', '.join(config.model.sources)})"
+    if (others or differing) and not config.init_partly:
+        shown = [*[stems] * others, *lines]
+        more = f" and {len(shown) - MOST} more" if len(shown) > MOST else ""
+        raise InputError(
+            f"init {config.init!r} is of another network: {', '.join(shown[:MOST])}{more}; with init_partly what has "
+            "the same name and shape is taken all the same, and the rest stays as initialised"
+        )
+    if others:
+        tell(f"init {config.init}: of other {stems}; what has the same name and shape is taken for these")
     if differing:
-        lines = [f"{name} ({why})" for name, why in differing.items()]
-        if not config.init_partly:
-            more = f" and {len(lines) - MOST} more" if len(lines) > MOST else ""
-            raise InputError(
-                f"init {config.init!r} is of another network: {', '.join(lines[:MOST])}{more}; "
-                "with init_partly these stay as initialised"
-            )
-        tell(f"init {config.init}: taken in part, but for {', '.join(lines)}")
+        tell(f"init {config.init}: as initialised stay {', '.join(lines)}")
 
     def taken(path: tuple, leaf: Array) -> Array:
         name = _name(path)

@@ -3,7 +3,7 @@
     with Watch(run, config, first) as watch:  # steps are counted from 1, and `first` are done already
         state, metrics = take_step(state, batch)
         watch.step(step, metrics)             # after each: it keeps device arrays, and looks one step later
-        watch.flush()                         # before a validation or checkpoint: its step is told, should it end there
+        watch.flush(saved=True)               # before a checkpoint: its step is told, should the process end there
         with watch.paused():                  # whose time is not that of steps
             watch.validation(step, result)    # after one
 
@@ -16,7 +16,8 @@ The metrics of a step are fetched when the next one has been handed to the devic
   and ``loss_mean`` over the steps since the last line, ``examples_per_second``, ``hours`` (of audio seen) and
   ``memory`` (greatest so far, in bytes);
 * ``validation``: ``mean``, ``sdr`` and ``mixture`` by source, ``tracks``, ``failed``, ``seconds`` (see `Result`);
-* ``started``: ``device`` and ``devices`` of a process that begins or takes up the run.
+* ``started``: ``device`` and ``devices`` of a process that begins or takes up the run;
+* ``losses`` since the last line, with a checkpoint between two lines: for the ``loss_mean`` of the next.
 
 A run that is taken up again drops the lines after its checkpoint: no step is told twice.
 """
@@ -60,6 +61,7 @@ class Watch:
         self._config, self._first, self._steps = config, first, config.steps(config.hours)
         self._began = 0.0  # when this process's first step did
         self._file = MetricsFile(run / METRICS, first)
+        self._untold = self._file.untold  # losses of the process before
         self._board = Board(run / TENSORBOARD, first)
         self._board.text(first, "config", (run / CONFIG).read_text())
         device, devices = jax.devices()[0].device_kind, jax.device_count()
@@ -96,16 +98,23 @@ class Watch:
         for name, why in result.failed.items():
             _say(f"step {step:,}: validation of {name!r} failed: {why}")
 
-    def flush(self) -> None:
-        """Wait for the last step and tell of it, if a line is due after it."""
+    def flush(self, saved: bool = False) -> None:
+        """Wait for the last step and tell of it, if a line is due after it.
+
+        If none is, and the step is to be saved, its losses are noted for a process that goes on from there.
+        """
         if not self._tells or not self._held or self._since is None:
             return
         step = self._held[-1][0]
-        if step % self._config.watch.every and step != self._steps:
+        due = step % self._config.watch.every == 0 or step == self._steps
+        if not due and not saved:
             return
         fetched = jax.device_get([metrics for _, metrics in self._held])
+        losses = np.array([*self._untold, *(metrics["loss"] for metrics in fetched)], np.float64)
+        if not due:
+            self._file.write({"step": step, "losses": losses.tolist()})
+            return
         now = time.perf_counter()
-        losses = np.array([metrics["loss"] for metrics in fetched], np.float64)
         losses = losses[np.isfinite(losses)]
         data = self._config.data
         values = {
@@ -119,7 +128,7 @@ class Watch:
         self._board.scalars(step, {f"train/{name}": value for name, value in values.items()})
         left = (now - self._began) / (step - self._first) * (self._steps - step)
         _say(progress_line(step, self._steps, values, left))
-        self._held, self._since = [], now
+        self._held, self._since, self._untold = [], now, []
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -155,6 +164,7 @@ class MetricsFile:
 
     Attributes:
       validated: last step that a validation was told of, or None.
+      untold: losses up to step `first` that no line tells the mean of.
 
     Raises `InputError` if the file cannot be written.
     """
@@ -167,6 +177,10 @@ class MetricsFile:
             file.write("".join(_encoded(line) for line in kept).encode())
         for line in kept:
             self._note(line)
+        untold: list[float | None] = next(
+            (line["losses"] for line in kept if line["step"] == first and "losses" in line), []
+        )
+        self.untold = [math.nan if loss is None else loss for loss in untold]
         with reporting(path):
             self._file = path.open("a", encoding="utf-8")
 
@@ -211,6 +225,8 @@ def _finite(value: Any) -> Any:
     """Replace numbers that JSON lacks by None, at any depth."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

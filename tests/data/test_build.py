@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import tensorflow_datasets as tfds
 from recordings import RATE, noise, write_songs
 
 from jaxmss.data import build as building
-from jaxmss.data import prepared
+from jaxmss.data import check, prepared
 from jaxmss.data.build import build
 from jaxmss.data.songs import training_songs, validation_tracks
 from jaxmss.data.splits import validation_names
@@ -277,6 +278,27 @@ def test_a_damaged_data_set_is_told_of_in_one_line(source, tmp_path):
     (directory / "metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"metadata\.json' cannot be read .*; build the data set again"):
         prepared.songs(tmp_path / "out", "train")
+
+
+def test_a_half_copied_data_set_is_told_by_the_file_before_it_is_read(source, tmp_path):
+    directory = build(source, tmp_path / "out")
+    data = Data(root=str(tmp_path / "out"), seconds=1.0)
+    network = replace(architecture("cws-vocals"), sample_rate=RATE)
+    assert len(training_songs(data, network)) == 3
+    (shard,) = directory.glob("*-train*")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1000])
+    cut = rf"{re.escape(str(shard))}' cannot be read \(.*\); copy it, or build the data set, again"
+    for look in (lambda: training_songs(data, network), lambda: check.find(tmp_path / "out")):
+        with pytest.raises(InputError, match=cut):
+            look()
+    (other,) = directory.glob("*-test*")
+    shard.write_bytes(other.read_bytes())
+    with pytest.raises(InputError, match=r"holds 16 of 48 records; copy it, or build the data set, again"):
+        training_songs(data, network)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"-train.*' cannot be read \(.*No such file"):
+        training_songs(data, network)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("apache_beam"), reason="Apache Beam is not installed")
