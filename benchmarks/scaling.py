@@ -76,13 +76,15 @@ class Step:
 
 def main() -> None:
     known = [tpu.from_json(values) for values in json.loads(RESULTS.read_text())]
-    known.sort(key=lambda one: (one.config, one.dtype, one.remat, one.topology, one.examples))
+    known.sort(key=lambda one: (*_group(one), one.examples))
     print(tpu.HEADER)
     for one in known:
-        print(tpu.row(one))
+        alike = [other for other in known if _group(other) == _group(one)]
+        if one.examples in (alike[0].examples, *tpu.largest(alike)):
+            print(tpu.row(one))
     print(f"\n{tpu.CAPACITY_HEADER}")
-    for key in dict.fromkeys((one.config, one.dtype, one.remat) for one in known):
-        print(tpu.capacity_row([one for one in known if (one.config, one.dtype, one.remat) == key]))
+    for key in dict.fromkeys(_group(one)[:3] for one in known):
+        print(tpu.capacity_row([one for one in known if _group(one)[:3] == key]))
     print("\n| config | parameters | TFLOP an example | batch | hours of audio | steps |\n|---|---|---|---|---|---|")
     for name in CONFIGS:
         config = config_of(tpu.CONFIGS / f"{name}.py")
@@ -96,6 +98,10 @@ def main() -> None:
         ours = [one for one in known if one.config == name and one.dtype == "bfloat16" and one.compiles]
         for step in (*on_gpus(config), *on_tpus(config, ours)):
             print(step.row(name, config.hours))
+
+
+def _group(one: tpu.Result) -> tuple[str, str, bool, str]:
+    return one.config, one.dtype, one.remat, one.topology
 
 
 def on_gpus(config: Config) -> list[Step]:
