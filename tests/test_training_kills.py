@@ -131,6 +131,27 @@ def test_a_run_whose_data_vanishes_saves_what_it_has_learned(uninterrupted, tmp_
     assert losses[:shared] == uninterrupted.losses()[:shared]
 
 
+def test_sigterm_ends_a_run_whose_data_hang(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted.config.parent / "data", tmp_path / "data")
+    write_config(tmp_path / "config.py", to_json(replace(config(tmp_path / "data"), hours=1000.0)))
+    run = Run(tmp_path / "config.py", tmp_path / "run")
+    process = run.start()
+    run.wait_for_steps(2, process)
+    for song in "abc":
+        vocals = tmp_path / "data/train" / song / "vocals.wav"
+        os.mkfifo(vocals.with_suffix(".fifo"))  # nobody writes to it: who opens it waits
+        vocals.with_suffix(".fifo").rename(vocals)
+    step = -1
+    while run.last_step() > step:  # until it waits
+        step = run.last_step()
+        time.sleep(1)
+    os.kill(process.pid, TERM)
+    run.end(process)
+    assert run.ended == [STOPPED], run.output.read_text()
+    assert run.checkpoint() == run.last_step() >= step
+    assert run.output.read_text().endswith(f"after step {run.checkpoint()}, which is saved; start again to go on\n")
+
+
 @pytest.mark.parametrize("kill", [KILL, TERM])
 def test_a_run_that_is_killed_while_it_validates_keeps_the_step(tmp_path, kill):
     recordings.write_songs(tmp_path / "data/train", ["a", "b", "c"], samples=6 * recordings.RATE)
@@ -181,4 +202,5 @@ def test_a_run_that_learns_nothing_any_more_stops_and_names_the_step(uninterrupt
     batch = exploding.data.batch * exploding.data.seconds / 3600
     write_config(tmp_path / "config.py", to_json(replace(exploding, hours=step * batch)))  # where it is the last one
     last = Run(tmp_path / "config.py", tmp_path / "last")
-    assert f"in a row, up to step {step}: " in give_up(last)
+    for _ in range(2):  # it is no complete run when it is started again
+        assert f"in a row, up to step {step}: " in give_up(last)

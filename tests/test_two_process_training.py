@@ -120,6 +120,17 @@ def test_sigterm_of_one_stops_both_after_the_same_step_and_one_process_goes_on(c
     [step] = runs.steps(run)
     assert f"stopped by SIGTERM after step {step}, which is saved" in told
 
+    starts = len([line for line in read_metrics(run) if "started" in line]) + 1
+    processes = start(TRAIN, *[[config, "--run", run]] * 2)
+    while len([line for line in read_metrics(run) if "started" in line]) < starts:
+        assert processes[0].poll() is None, ended(processes)
+        time.sleep(0.05)
+    processes[0].send_signal(signal.SIGTERM)  # while the step is compiled
+    ended(processes)
+    assert [process.returncode for process in processes] == [143, 143]
+    assert step < runs.steps(run)[-1] <= step + 3
+    step = runs.steps(run)[-1]
+
     hours = (step + 2) * 2 / 3600
     done = subprocess.run([sys.executable, "-c", TRAIN, config, "--run", run, "--hours", str(hours)], check=False)
     assert done.returncode == 0

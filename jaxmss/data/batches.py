@@ -167,7 +167,7 @@ def _batches(
         while ready:
             yield _finished(*ready.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)  # a disk that hangs must not keep a run from stopping
 
 
 def _finished(batch: Batch, reading: Sequence[Future[None]]) -> Batch:

@@ -177,7 +177,7 @@ def is_prepared(root: Path | str) -> bool:
     A ``gs://`` address does: `InputError` is raised where it holds none, or cannot be reached.
     """
     with reaching(root):
-        found = (directory(root) / _METADATA).exists()
+        found = (directory(root) / _METADATA).exists() if is_remote(root) else directory(root).exists()
     if is_remote(root) and not found:
         raise InputError(f"{str(root)!r} holds no prepared data set; make one by `jaxmss data build DIR {root}`")
     return found
@@ -241,7 +241,7 @@ def require_whole(root: Path | str, split: str) -> None:
             found = reader.num_records()
             reader.close()
         except Exception as error:  # the reader's own kinds of errors differ from version to version
-            why = " ".join(str(error).partition(";")[0].split())[:200]
+            why = " ".join(str(error).partition(";")[0].split())[:200] or "it is damaged"
             raise InputError(f"{path!r} cannot be read ({why}); copy it, or build the data set, again") from error
         if found != expected:
             raise InputError(f"{path!r} holds {found} of {expected} records; copy it, or build the data set, again")
@@ -257,7 +257,7 @@ def _understanding(root: Path | str) -> Iterator[None]:
         yield
     except Exception as error:
         raise InputError(
-            f"{str(root)!r} holds a damaged data set ({' '.join(str(error).split())[:200]}); build it again"
+            f"{str(root)!r} holds a damaged data set ({' '.join(str(error).split())[:200]}); copy or build it again"
         ) from error
 
 
@@ -303,7 +303,10 @@ def _metadata(root: Path | str) -> Mapping[str, Any]:
     path = directory(root) / _METADATA
     try:
         with reaching(root):
-            return json.loads(path.read_text())
+            metadata = json.loads(path.read_text())
+        if not isinstance(metadata, dict) or "tracks" not in metadata:
+            raise ValueError("it tells of no tracks")
+        return metadata
     except InputError:
         raise
     except (OSError, ValueError) as error:

@@ -73,10 +73,12 @@ def validation_tracks(data: Data) -> list[Track]:
     if data.folders:
         return made_up_tracks(Path(root, data.valid), data.folders)
     find = prepared.tracks if prepared.is_prepared(root) else find_tracks
-    if has_split(root, data.valid):
-        tracks = find(root, data.valid)
-    else:
-        tracks = [track for track in find(root, data.split) if track.name in validation_names()]
+    split = data.valid if has_split(root, data.valid) else data.split
+    if prepared.is_prepared(root):
+        prepared.require_whole(root, split)
+    tracks = find(root, split)
+    if split != data.valid:
+        tracks = [track for track in tracks if track.name in validation_names()]
     if not tracks:
         raise InputError(
             f"{root!r} holds no split {data.valid!r}, and in {data.split!r} none of MUSDB18's validation tracks; "

@@ -54,7 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
 
         from jaxmss.training.loop import train
 
-        sys.exit(0 if train(parsed.config, parsed.run) else STOPPED)
+        if not train(parsed.config, parsed.run):
+            from jaxmss.training.distributed import end
+
+            end(STOPPED)
+        sys.exit()
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         status = 2

@@ -75,6 +75,15 @@ def step_failed(error: Exception) -> str | None:
     return " ".join(str(error).split())[:200] if together else None
 
 
+def end(status: int) -> None:
+    """End this process after others, if there are any, which all come to this; a single one, whatever hangs in it."""
+    if jax.process_count() > 1:
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads may wait for data that never come
+
+
 def leave(status: int) -> None:
     """End this process now, if it is one of several. JAX's own way would be to wait for all of them."""
     if global_state.client is None or global_state.num_processes == 1:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import jax
@@ -69,7 +70,7 @@ def train(config: Config, run: Path) -> bool:
         stream = batches(
             songs, config.data, model.sample_rate, model.channels, config.seed, first, steps, process=process
         )
-        stop_asked, interrupted = _stop_on_sigterm()
+        stop_asked, interrupted, waiting = _stop_on_sigterm()
         running: deque[tuple[int, jax.Array]] = deque()
         unread: list[AudioError] = []
 
@@ -89,9 +90,11 @@ def train(config: Config, run: Path) -> bool:
                 return result is not None
 
             stop, step = False, first
+            if restored is not None:
+                _give_up(first, state.skipped, config, run)
             if restored is not None and validation_due(first) and not checkpoints.validated(first):
                 stop = not validate(first, state)  # the process before was stopped in it
-            for batch in () if stop else _readable(stream, unread):
+            for batch in () if stop else _readable(stream, unread, waiting):
                 step += 1
                 state, metrics = take_step(state, sharding.place_batch(batch, mesh))
                 watch.step(step, metrics)
@@ -99,7 +102,7 @@ def train(config: Config, run: Path) -> bool:
                 if len(running) > IN_FLIGHT:
                     _give_up(*running.popleft(), config, run)
 
-                stop = stop_asked(step)
+                stop = stop_asked()
                 validated = validation_due(step) and not stop
                 if validated or stop or step == steps or checkpoints.due(step):
                     watch.flush(saved=True)
@@ -114,9 +117,15 @@ def train(config: Config, run: Path) -> bool:
             if unread:
                 watch.flush(saved=True)
                 raise _kept(checkpoints, state, first, unread[0])
+            if interrupted() and not stop and step < steps:  # while the next batch was waited for
+                stop = True
+                if step > first:
+                    watch.flush(saved=True)
+                    checkpoints.save(step, state)
             if stop:
                 checkpoints.wait()
-                tell(f"stopped by SIGTERM after step {step}, which is saved; start again to go on")
+                where = f"after step {step}, which is saved" if step else "before the first step"
+                tell(f"stopped by SIGTERM {where}; start again to go on")
         if jax.process_index() == 0:
             print(write_report(run))
         return not stop
@@ -146,12 +155,22 @@ def _make_songs(data: Data) -> None:
         synth.write(root_of(data), progress=show)
 
 
-def _readable(stream: Iterable[Batch], unread: list[AudioError]) -> Iterator[Batch]:
-    """Yield batches until one cannot be read; note why."""
-    try:
-        yield from stream
-    except AudioError as error:
-        unread.append(error)
+def _readable(
+    stream: Iterator[Batch], unread: list[AudioError], waiting: Callable[[], AbstractContextManager]
+) -> Iterator[Batch]:
+    """Yield batches until one cannot be read, and note why, or until SIGTERM comes while one is waited for."""
+    while True:
+        try:
+            with waiting():
+                batch = next(stream, None)
+        except AudioError as error:
+            unread.append(error)
+            return
+        except _StoppedError:
+            return
+        if batch is None:
+            return
+        yield batch
 
 
 def _kept(checkpoints: RunCheckpoints, state: TrainState, first: int, error: AudioError) -> AudioError:
@@ -180,10 +199,36 @@ def _give_up(step: int, in_a_row: jax.Array, config: Config, run: Path) -> None:
         )
 
 
-def _stop_on_sigterm() -> tuple[Callable[[int], bool], Callable[[], bool]]:
-    """Return what tells whether the run shall stop: after each step, the same in every process; and between steps."""
-    if jax.process_count() > 1:  # JAX itself listens, and agrees with the others on a step
-        return multihost_utils.reached_preemption_sync_point, lambda: False
-    asked = []
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    return lambda step: bool(asked), lambda: bool(asked)
+class _StoppedError(BaseException):
+    """SIGTERM, for who waits."""
+
+
+def _stop_on_sigterm() -> tuple[Callable[[], bool], Callable[[], bool], Callable[[], AbstractContextManager]]:
+    """Return what tells whether the run shall stop, after each step and in between, and what SIGTERM breaks into.
+
+    The first is to be called after each step, and then is true in every process at once. The other two are of a single
+    process: several cannot agree in between.
+    """
+    if jax.process_count() > 1:  # JAX itself listens; it agrees on a number of calls, and counts from 1
+        calls = itertools.count(1)
+        return lambda: multihost_utils.reached_preemption_sync_point(next(calls)), lambda: False, nullcontext
+    asked: list[bool] = []
+    waits: list[bool] = []
+
+    def handle(*_: object) -> None:
+        asked.append(True)
+        if waits:
+            raise _StoppedError
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits.append(True)
+        try:
+            if asked:
+                raise _StoppedError
+            yield
+        finally:
+            waits.clear()
+
+    signal.signal(signal.SIGTERM, handle)
+    return lambda: bool(asked), lambda: bool(asked), waiting
