@@ -21,6 +21,7 @@ from jaxmss.data.songs import stems_of
 from jaxmss.errors import InputError
 from jaxmss.training.config import SUM, Data, Part
 
+THREADS = "examples"  # what the names of those that read begin with
 AHEAD = 2  # whole batches that are read before they are asked for, and more where they are small
 
 
@@ -122,7 +123,8 @@ def batches(
     """Return a generator of a process's share of the batches of the steps from `start` to before `stop`.
 
     The shares of all processes, one after another, are the batch of a single process. Some batches are read ahead, by
-    `data.threads` threads, which end when the generator is closed.
+    `data.threads` threads, which have ended when the generator is closed. Where a signal's handler raises while it is
+    waiting for them, they end when what they read is read.
 
     Args:
       songs: to draw from; together with `data` and `seed` they determine every batch.
@@ -152,7 +154,8 @@ def _batches(
     shape = (rows, sum(examples.slots))
     ahead = AHEAD - 1 + math.ceil(data.threads / rows)  # work for all threads
     ready: deque[tuple[Batch, list[Future[None]]]] = deque()
-    pool = ThreadPoolExecutor(data.threads, thread_name_prefix="examples")
+    pool = ThreadPoolExecutor(data.threads, thread_name_prefix=THREADS)
+    broken_into = False
     try:
         for step in steps:
             batch = Batch(
@@ -166,8 +169,13 @@ def _batches(
                 yield _finished(*ready.popleft())
         while ready:
             yield _finished(*ready.popleft())
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException:  # of a signal's handler, while it waited for data that may never come
+        broken_into = True
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # a disk that hangs must not keep a run from stopping
+        pool.shutdown(wait=not broken_into, cancel_futures=True)
 
 
 def _finished(batch: Batch, reading: Sequence[Future[None]]) -> Batch:

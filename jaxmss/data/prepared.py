@@ -303,7 +303,8 @@ def _metadata(root: Path | str) -> Mapping[str, Any]:
     path = directory(root) / _METADATA
     try:
         with reaching(root):
-            metadata = json.loads(path.read_text())
+            text = path.read_text()
+        metadata = json.loads(text)
         if not isinstance(metadata, dict) or "tracks" not in metadata:
             raise ValueError("it tells of no tracks")
         return metadata

@@ -45,7 +45,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exit with 0, 2 for a mistake in the input, 130 when interrupted, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    status = 0
+    status, stopped = 0, False
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_USAGE.format(configs=_listing(_published())), end="")
@@ -54,11 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         from jaxmss.training.loop import train
 
-        if not train(parsed.config, parsed.run):
-            from jaxmss.training.distributed import end
-
-            end(STOPPED)
-        sys.exit()
+        stopped = not train(parsed.config, parsed.run)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         status = 2
@@ -67,10 +63,12 @@ def main(arguments: list[str] | None = None) -> None:
         status = 130
     except Exception as error:
         status = _told(error)
-    if status and "jax" in sys.modules:  # otherwise there can be no other processes
-        from jaxmss.training.distributed import leave
+    if "jax" in sys.modules:  # otherwise there can be no other processes, and no threads
+        from jaxmss.training.distributed import end, leave
 
-        leave(status)  # others may be waiting for this one, and JAX would have it wait for them
+        if status:
+            leave(status)  # others may be waiting for this one, and JAX would have it wait for them
+        end(STOPPED if stopped else status)
     sys.exit(status)
 
 

@@ -6,12 +6,14 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import jax
 from jax._src.distributed import global_state  # nothing public tells the address that JAX found
 from jax._src.xla_bridge import backends_are_initialized
 
+from jaxmss.data.batches import THREADS
 from jaxmss.errors import InputError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -76,12 +78,12 @@ def step_failed(error: Exception) -> str | None:
 
 
 def end(status: int) -> None:
-    """End this process after others, if there are any, which all come to this; a single one, whatever hangs in it."""
-    if jax.process_count() > 1:
-        sys.exit(status)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # threads may wait for data that never come
+    """End this process, also where threads wait for data that never come; one of several waits for them."""
+    reading = any(thread.name.startswith(THREADS) for thread in threading.enumerate())
+    if global_state.client is None and reading:
+        _flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def leave(status: int) -> None:
@@ -90,9 +92,14 @@ def leave(status: int) -> None:
         return
     if global_state.process_id == 0:
         time.sleep(LAST)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody may be reading
+            stream.flush()
 
 
 def _given() -> dict[str, Any]:

@@ -218,6 +218,7 @@ def _stop_on_sigterm() -> tuple[Callable[[], bool], Callable[[], bool], Callable
     def handle(*_: object) -> None:
         asked.append(True)
         if waits:
+            waits.clear()
             raise _StoppedError
 
     @contextmanager
