@@ -54,9 +54,9 @@ def scores(directory: Path) -> dict[int, float]:
     return {step: score(directory, step) for step in steps(directory)} if is_run(directory) else {}
 
 
-def validated(directory: Path) -> list[int]:
-    """Return the steps whose checkpoints have been validated, with whatever success."""
-    return [step for step in steps(directory) if "sdr" in _manifest(directory, step)] if is_run(directory) else []
+def validated(directory: Path, step: int) -> bool:
+    """Return whether a checkpoint has been validated, with whatever success."""
+    return "sdr" in _manifest(directory, step)
 
 
 def songs(directory: Path, step: int) -> str | None:

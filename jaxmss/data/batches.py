@@ -155,7 +155,7 @@ def _batches(
     ahead = AHEAD - 1 + math.ceil(data.threads / rows)  # work for all threads
     ready: deque[tuple[Batch, list[Future[None]]]] = deque()
     pool = ThreadPoolExecutor(data.threads, thread_name_prefix=THREADS)
-    broken_into = False
+    wait = False  # where a signal's handler raises: the data that are waited for may never come
     try:
         for step in steps:
             batch = Batch(
@@ -169,13 +169,12 @@ def _batches(
                 yield _finished(*ready.popleft())
         while ready:
             yield _finished(*ready.popleft())
+        wait = True
     except (Exception, GeneratorExit):
-        raise
-    except BaseException:  # of a signal's handler, while it waited for data that may never come
-        broken_into = True
+        wait = True
         raise
     finally:
-        pool.shutdown(wait=not broken_into, cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def _finished(batch: Batch, reading: Sequence[Future[None]]) -> Batch:

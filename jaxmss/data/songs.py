@@ -72,11 +72,10 @@ def validation_tracks(data: Data) -> list[Track]:
     root = root_of(data)
     if data.folders:
         return made_up_tracks(Path(root, data.valid), data.folders)
-    find = prepared.tracks if prepared.is_prepared(root) else find_tracks
     split = data.valid if has_split(root, data.valid) else data.split
     if prepared.is_prepared(root):
         prepared.require_whole(root, split)
-    tracks = find(root, split)
+    tracks = find_tracks(root, split)
     if split != data.valid:
         tracks = [track for track in tracks if track.name in validation_names()]
     if not tracks:

@@ -50,9 +50,7 @@ class RunCheckpoints:
         self.directory, self.songs = Path(directory).absolute(), songs
         unlike = f"Not all processes see the checkpoints in {directory} as process 0 does; start all again in a minute"
         self._unlike = CheckpointError(unlike)
-        self._scores, self._validated = seen_by_all(
-            lambda: (runs.scores(self.directory), runs.validated(self.directory)), self._unlike
-        )
+        self._scores = seen_by_all(lambda: runs.scores(self.directory), self._unlike)
         self._saving, self._every = 0, config.every
         self._policy = _NewestAndBest(config.keep, self._scores)
         _quieten_orbax()
@@ -106,8 +104,8 @@ class RunCheckpoints:
                     self._manager.delete(old)
 
     def validated(self, step: int) -> bool:
-        """Tell whether a step that was there at the start has been validated, with whatever success."""
-        return step in self._validated
+        """Tell whether a step that was saved has been validated, with whatever success."""
+        return seen_by_all(lambda: runs.validated(self.directory, step), self._unlike)
 
     def check(self) -> None:
         """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait for it."""

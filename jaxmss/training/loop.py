@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from jaxmss.checkpoints import runs
@@ -30,6 +27,7 @@ from jaxmss.training.report import write_report
 from jaxmss.training.run_directory import claimed
 from jaxmss.training.starting import start_from
 from jaxmss.training.state import TrainState, variables_of
+from jaxmss.training.stopping import Sigterm, StoppedError
 from jaxmss.training.validation import Validator
 from jaxmss.training.watching import Watch
 from jaxmss.typing import Variables
@@ -70,7 +68,7 @@ def train(config: Config, run: Path) -> bool:
         stream = batches(
             songs, config.data, model.sample_rate, model.channels, config.seed, first, steps, process=process
         )
-        stop_asked, interrupted, waiting = _stop_on_sigterm()
+        sigterm = Sigterm()
         running: deque[tuple[int, jax.Array]] = deque()
         unread: list[AudioError] = []
 
@@ -82,7 +80,7 @@ def train(config: Config, run: Path) -> bool:
             def validate(step: int, state: TrainState) -> bool:
                 """Validate the state after a step, which is saved; return False where SIGTERM came in between."""
                 with watch.paused():
-                    result = validator(weights(state), interrupted) if validator is not None else None
+                    result = validator(weights(state), lambda: sigterm.came) if validator is not None else None
                     if result is not None:
                         watch.validation(step, result)
                         # medians over fewer tracks are not compared
@@ -92,9 +90,9 @@ def train(config: Config, run: Path) -> bool:
             stop, step = False, first
             if restored is not None:
                 _give_up(first, state.skipped, config, run)
-            if restored is not None and validation_due(first) and not checkpoints.validated(first):
-                stop = not validate(first, state)  # the process before was stopped in it
-            for batch in () if stop else _readable(stream, unread, waiting):
+                if validation_due(first) and not checkpoints.validated(first):
+                    stop = not validate(first, state)  # the process before was stopped in it
+            for batch in () if stop else _readable(stream, unread, sigterm):
                 step += 1
                 state, metrics = take_step(state, sharding.place_batch(batch, mesh))
                 watch.step(step, metrics)
@@ -102,7 +100,7 @@ def train(config: Config, run: Path) -> bool:
                 if len(running) > IN_FLIGHT:
                     _give_up(*running.popleft(), config, run)
 
-                stop = stop_asked()
+                stop = sigterm.stops()
                 validated = validation_due(step) and not stop
                 if validated or stop or step == steps or checkpoints.due(step):
                     watch.flush(saved=True)
@@ -117,7 +115,7 @@ def train(config: Config, run: Path) -> bool:
             if unread:
                 watch.flush(saved=True)
                 raise _kept(checkpoints, state, first, unread[0])
-            if interrupted() and not stop and step < steps:  # while the next batch was waited for
+            if sigterm.came and not stop and step < steps:  # while the next batch was waited for
                 stop = True
                 if step > first:
                     watch.flush(saved=True)
@@ -155,18 +153,16 @@ def _make_songs(data: Data) -> None:
         synth.write(root_of(data), progress=show)
 
 
-def _readable(
-    stream: Iterator[Batch], unread: list[AudioError], waiting: Callable[[], AbstractContextManager]
-) -> Iterator[Batch]:
+def _readable(stream: Iterator[Batch], unread: list[AudioError], sigterm: Sigterm) -> Iterator[Batch]:
     """Yield batches until one cannot be read, and note why, or until SIGTERM comes while one is waited for."""
     while True:
         try:
-            with waiting():
+            with sigterm.breaking_in():
                 batch = next(stream, None)
         except AudioError as error:
             unread.append(error)
             return
-        except _StoppedError:
+        except StoppedError:
             return
         if batch is None:
             return
@@ -197,39 +193,3 @@ def _give_up(step: int, in_a_row: jax.Array, config: Config, run: Path) -> None:
             f"loss or gradients were not finite in {skipped} steps in a row, up to step {step}: nothing was learned "
             f"from them; {again} with a lower --optim.lr or with --optim.clip"
         )
-
-
-class _StoppedError(BaseException):
-    """SIGTERM, for who waits."""
-
-
-def _stop_on_sigterm() -> tuple[Callable[[], bool], Callable[[], bool], Callable[[], AbstractContextManager]]:
-    """Return what tells whether the run shall stop, after each step and in between, and what SIGTERM breaks into.
-
-    The first is to be called after each step, and then is true in every process at once. The other two are of a single
-    process: several cannot agree in between.
-    """
-    if jax.process_count() > 1:  # JAX itself listens; it agrees on a number of calls, and counts from 1
-        calls = itertools.count(1)
-        return lambda: multihost_utils.reached_preemption_sync_point(next(calls)), lambda: False, nullcontext
-    asked: list[bool] = []
-    waits: list[bool] = []
-
-    def handle(*_: object) -> None:
-        asked.append(True)
-        if waits:
-            waits.clear()
-            raise _StoppedError
-
-    @contextmanager
-    def waiting() -> Iterator[None]:
-        waits.append(True)
-        try:
-            if asked:
-                raise _StoppedError
-            yield
-        finally:
-            waits.clear()
-
-    signal.signal(signal.SIGTERM, handle)
-    return lambda: bool(asked), lambda: bool(asked), waiting
