@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmss.chunking import Block, Chunking, Segment, Stems, cut, join
 from jaxmss.config import check
-from jaxmss.errors import InputError
+from jaxmss.errors import InputError, memory_is_full
 from jaxmss.levels import Level
 from jaxmss.options import Options
 from jaxmss.prefetch import while_wanted
@@ -105,7 +105,7 @@ class Cascade:
                 inside = np.array([segment.inside for segment in batch] + [(0, 0)] * absent)
                 estimates = self._run(mixture, lengths, inside, level)
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
-                if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                if not memory_is_full(error):
                     raise
                 window = self.chunking.window / self.stages[0].network.config.sample_rate
                 raise InputError(

@@ -22,6 +22,14 @@ class DownloadError(InputError):
     """Published weights that cannot be fetched."""
 
 
+def memory_is_full(error: Exception) -> bool:
+    """Return whether an array, or what a program works with, was larger than the memory of this machine or a device."""
+    import jax
+
+    of_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return of_device or isinstance(error, MemoryError)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the end of an error message: ``; did you mean X?`` for the nearest of `known`, or all of them."""
     known = list(known)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxmss.errors import InputError, suggest
+from jaxmss.errors import InputError, memory_is_full, suggest
 from jaxmss.output import close_output
 from jaxmss.training.config import Config
 
@@ -45,7 +45,7 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exit with 0, 2 for a mistake in the input, 130 when interrupted, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    status, stopped = 0, False
+    status = 0
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_USAGE.format(configs=_listing(_published())), end="")
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         from jaxmss.training.loop import train
 
-        stopped = not train(parsed.config, parsed.run)
+        status = 0 if train(parsed.config, parsed.run) else STOPPED
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         status = 2
@@ -66,15 +66,15 @@ def main(arguments: list[str] | None = None) -> None:
     if "jax" in sys.modules:  # otherwise there can be no other processes, and no threads
         from jaxmss.training.distributed import end, leave
 
-        if status:
+        if status not in (0, STOPPED):
             leave(status)  # others may be waiting for this one, and JAX would have it wait for them
-        end(STOPPED if stopped else status)
+        end(status)
     sys.exit(status)
 
 
 def _told(error: Exception) -> int:
     """Tell of what went wrong while training but was not foreseen; return the exit status."""
-    from jaxmss.training.distributed import memory_is_full, step_failed
+    from jaxmss.training.distributed import step_failed
 
     if memory_is_full(error):
         print(

@@ -65,12 +65,6 @@ def initialize(timeout: float = TIMEOUT, heartbeat_timeout: int = 100) -> None:
         )
 
 
-def memory_is_full(error: Exception) -> bool:
-    """Return whether a program, or an array, was larger than the memory of a device or of this machine."""
-    of_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return of_device or isinstance(error, MemoryError)
-
-
 def step_failed(error: Exception) -> str | None:
     """Return why a program that all processes run together failed; None for any other error, or of one process."""
     together = isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1
