@@ -28,14 +28,15 @@ def work(jaxpr: core.Jaxpr) -> Work:
 
 
 def operations(jaxpr: core.Jaxpr, times: int = 1) -> list[tuple[Work, int]]:
-    """Return each convolution and matrix product, and how often it is run.
+    """Return each convolution and matrix product, and how often it is run, on all devices together.
 
     XLA's own count sees the body of a loop once. Of the ways for different platforms the most costly one is counted.
     """
     found = []
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        inside = times * params["length"] if name == "scan" else times
+        repeated = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
+        inside = times * repeated
         parts = [operations(inner, inside) for inner in _inner(params.values())]
         if name == "cond":
             parts = [max(parts, key=lambda part: sum(one.flops * count for one, count in part))]

@@ -1,19 +1,12 @@
-"""Programs for the gradients of small networks: a module of the tests, and a script for a process with more devices.
-
-python tests/gradient_programs.py   prints, as JSON, the kinds of collectives of each
-"""
+"""Programs for the gradients of small networks."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import simulated
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Compiled
 
 from jaxmss import models
@@ -26,8 +19,8 @@ TRANSFORMER = replace(HYBRID, n_fft=256, segment=0.1, transformer=Transformer(la
 DEMUCS = {"demucs": DemucsConfig(width=8, depth=2, residual=PLAIN), "hdemucs": HYBRID, "htdemucs": TRANSFORMER}
 
 
-def compiled(config: Any, remat: bool = False) -> Compiled:
-    """The program of two examples, divided over all devices."""
+def compiled(config: Any, remat: bool) -> Compiled:
+    """The program of two examples."""
     network = models.build(config, remat=remat)
 
     def loss(params: Any, others: Any, mixture: jax.Array) -> jax.Array:
@@ -36,14 +29,6 @@ def compiled(config: Any, remat: bool = False) -> Compiled:
         estimates, _ = network.apply(inputs, mixture, train=True, mutable=["batch_stats"], rngs=keys)
         return jnp.square(estimates).mean()
 
-    mesh = Mesh(jax.devices(), "data")
-    whole, divided = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
-    gradients = jax.jit(jax.grad(loss), in_shardings=(whole, whole, divided), out_shardings=whole)
     others = dict(models.variable_shapes(config))
     params = others.pop("params")
-    return gradients.lower(params, others, jax.ShapeDtypeStruct((2, 2, 4410), jnp.float32)).compile()
-
-
-if __name__ == "__main__":
-    found = {name: simulated.collectives(compiled(config).as_text()) for name, config in DEMUCS.items()}
-    json.dump({name: sorted({kind for _, kind in each}) for name, each in found.items()}, sys.stdout)
+    return jax.jit(jax.grad(loss)).lower(params, others, jax.ShapeDtypeStruct((2, 2, 4410), jnp.float32)).compile()

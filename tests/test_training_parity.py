@@ -22,11 +22,17 @@ of many, and no other program can repeat it to 1e-4.
 
 A run of ours is held to the golden one about as closely as those: it is 1e-4 off the losses of steps 2 and 3 on the
 Intel Xeon, 3.4e-4 on the AMD EPYC, whose products round in another order, and there 1.9e-3 off those of steps 4 to 11.
-A single step of ours, from the state that the twin is in, is held far more closely (gradient norms: 1e-4 and 1.4e-4).
+
+A single step is no better posed there. In float64, the golden weights times 1 + 1e-7 noise turn the gradient of step 1
+by 2e-4 to 7e-3 and change its norm by up to 4e-4: phases of maps near 0, activations near the kink of their ReLU, and
+samples that are estimated to 1e-6, whose sign in the L1 distance is chance. So single steps and a run of twelve are
+compared where none of this is near: from the golden weights with biases of 2 (`away_from_kinks`), and with targets that
+keep off their estimates (`decided`). There all of a step agrees to 1e-6 or so, and losses of the run to 6e-6.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,6 +102,24 @@ def noise(step: int) -> tuple[np.ndarray, np.ndarray]:
     return wave(100 + step, (2, 2, 22050)), wave(200 + step, (2, 2, 22050))
 
 
+def away_from_kinks(twin: Twin) -> Twin:
+    """Add 2 to all biases, which are 0: few activations and phases are near 0 then."""
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            if name.endswith("bias"):
+                parameter += 2
+    return twin
+
+
+def decided(twin: Twin, vocals: np.ndarray, accompaniment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move what is closer to the twin's estimate than 1e-4 away from it, from one source into the other."""
+    with torch.no_grad():
+        estimate = copy.deepcopy(twin)(torch.from_numpy(vocals + accompaniment)).reshape(vocals.shape)
+    distance = vocals - estimate.numpy()
+    moved = np.where(np.abs(distance) < 1e-4, np.copysign(np.float32(2e-4), distance), np.float32(0))
+    return vocals + moved, accompaniment - moved
+
+
 def as_batch(vocals: np.ndarray, accompaniment: np.ndarray) -> Batch:
     """Waveforms in float32, which times a power of two are still exact, for the step to mix."""
     samples = np.stack([vocals, accompaniment], axis=1).transpose(0, 1, 3, 2) * np.float32(FULL_SCALE)
@@ -144,7 +168,8 @@ def test_run_follows_the_golden_one(golden, golden_config, golden_step):
     np.testing.assert_allclose(losses[:2], golden["losses"][:2], rtol=1e-4)
     np.testing.assert_allclose(losses[2:4], golden["losses"][2:4], rtol=5e-4)
     np.testing.assert_allclose(losses[4:], golden["losses"][4:], rtol=2.5e-3)
-    np.testing.assert_allclose(norms[:2], golden["grad_norms"][:2], rtol=1e-4)
+    np.testing.assert_allclose(norms[0], golden["grad_norms"][0], rtol=1e-4)
+    np.testing.assert_allclose(norms[1], golden["grad_norms"][1], rtol=1e-3)  # see above: 3.4e-4
     assert np.median(np.abs(norms[2:] / golden["grad_norms"][2:] - 1)) <= 0.05
 
     params, statistics = state.params["resunet"], state.batch_stats["resunet"]
@@ -156,31 +181,42 @@ def test_run_follows_the_golden_one(golden, golden_config, golden_step):
     assert relative(kernel, golden["after_conv2_weight"]) <= 4e-3
 
 
-def test_each_step_from_the_twins_state_leads_where_the_twin_goes(golden, golden_config, golden_step):
-    learner = Learner(golden_twin("cws-small"))
+def test_steps_and_a_run_of_them_lead_where_the_twin_goes(golden, golden_config, golden_step):
+    learner = Learner(away_from_kinks(golden_twin("cws-small")))
     before = state_of(learner, 0, golden_config)
+    run = jax.tree.map(np.array, before)
+    losses, norms = [], []
     for step, rate in enumerate(golden["lrs"]):
+        sources = decided(learner.twin, *noise(step))
         start = jax.tree.map(np.asarray, before.params)  # the step takes the state over
-        ours, metrics = golden_step(before, as_batch(*noise(step)))
-        vocals, accompaniment = map(torch.from_numpy, noise(step))
+        ours, metrics = golden_step(before, as_batch(*sources))
+        run, of_run = golden_step(run, as_batch(*sources))
+        vocals, accompaniment = map(torch.from_numpy, sources)
         loss, norm = learner.step(vocals + accompaniment, vocals[:, None], float(rate))
         theirs = before = state_of(learner, step + 1, golden_config)
+        losses.append((of_run["loss"], loss))
+        norms.append((of_run["gradient_norm"], norm))
 
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
         np.testing.assert_allclose(metrics["learning_rate"], rate, rtol=1e-6)
-        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=2e-4)
+        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
         for statistic, expected in zip(*map(jax.tree.leaves, (ours.batch_stats, theirs.batch_stats)), strict=True):
             assert relative(statistic, expected) <= 2e-6
         assert int(ours.opt_state[-1].updates) == step + 1
-        # gradients are off in float32, and Adam makes more of it: at step 1 moments by 1.4e-3 and its update by 8e-3
         for moment in ("mean", "square", "greatest"):
             our, their = (getattr(state.opt_state[-1], moment) for state in (ours, theirs))
-            assert relative(our, their) <= 5e-3, moment
+            assert relative(our, their) <= 2e-5, moment
         moved, expected = (jax.tree.map(np.subtract, state.params, start) for state in (ours, theirs))
         if rate == 0:
             assert not any(map(np.any, jax.tree.leaves(moved)))
-        else:
-            assert relative(moved, expected) <= 2e-2
+        else:  # Adam makes as much of gradients that are rounding errors as of others
+            assert relative(moved, expected) <= 1e-3
+
+    (ours, theirs), (our_norms, their_norms) = np.transpose(losses), np.transpose(norms)
+    assert theirs[-1] < 0.3 * theirs[0]  # it learns
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    np.testing.assert_allclose(our_norms, their_norms, rtol=0, atol=1e-4 * their_norms.max())
+    assert relative(run.params, before.params) <= 1e-3
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.1])

@@ -16,6 +16,7 @@ from jax import lax
 from jaxmss.demucs_config import Transformer
 from jaxmss.models.demucs_convolutions import Projection, torch_attention_uniform, torch_uniform
 from jaxmss.models.demucs_layers import GroupNorm, gelu
+from jaxmss.models.devices import drop
 from jaxmss.models.layers import Lengths
 from jaxmss.models.local_attention import NEVER
 from jaxmss.typing import Array, DTypeLike, Float
@@ -91,17 +92,21 @@ class Layer(nn.Module):
     ) -> Tokens:
         """Let `x` attend to `other`, or to itself; `lengths` and `others` tell how many tokens of each count."""
         features = x.shape[-1]
-        drop = nn.Dropout(self.config.dropout, deterministic=not (train and self.has_rng("dropout")))
+        dropout = self.config.dropout if train and self.has_rng("dropout") else 0.0
+
+        def thinned(y: Tokens) -> Tokens:
+            return drop(y, self.make_rng("dropout"), dropout) if dropout else y
+
         queries = _layer_norm("norm1")(x).astype(self.dtype)
         memory = queries if other is None else _layer_norm("norm_other")(other).astype(self.dtype)
         counted = lengths if other is None else others
         attended = Attention(self.config, self.dtype, name="attention")(queries, memory, counted, train)
-        x = x + self._scaled("scale1", drop(attended))
+        x = x + self._scaled("scale1", thinned(attended))
 
         hidden = int(features * self.config.hidden_scale)
         y = _linear(hidden, self.dtype, "linear1")(_layer_norm("norm2")(x).astype(self.dtype))
-        y = _linear(features, self.dtype, "linear2")(drop(gelu(y)))
-        x = x + self._scaled("scale2", drop(y))
+        y = _linear(features, self.dtype, "linear2")(thinned(gelu(y)))
+        x = x + self._scaled("scale2", thinned(y))
         return GroupNorm(dtype=self.dtype, name="norm_out")(x, lengths)
 
     def _scaled(self, name: str, x: Tokens) -> Tokens:
@@ -139,8 +144,7 @@ class Attention(nn.Module):
             weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
             total = weights.sum(-1, keepdims=True)
             if rng is not None:
-                kept = jax.random.bernoulli(jax.random.fold_in(rng, number), 1 - dropout, weights.shape)
-                weights = jnp.where(kept, weights / (1 - dropout), 0)
+                weights = drop(weights, jax.random.fold_in(rng, number), dropout)
             mixed = jnp.einsum("bst,bth->bsh", weights.astype(self.dtype), value, precision=lax.Precision.HIGHEST)
             return (mixed / total).astype(self.dtype)  # cheaper here than for every weight
 

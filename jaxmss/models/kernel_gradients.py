@@ -7,14 +7,10 @@ lie side by side: of all rearrangements of the data, the ones that stay within t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmss.typing import Array, Float
 
@@ -36,29 +32,6 @@ class Kernel(NamedTuple):
 Image = Float[Array, "b f n _"]
 
 
-def _summed_over_devices(gradient: Callable[[Kernel, Array, Array], Array]) -> Callable[[Kernel, Array, Array], Array]:
-    """Let each device add up its own examples, and all devices their sums: left alone, XLA would do so in every row."""
-    divided = custom_partitioning(gradient, static_argnums=(0,))
-
-    def partition(kernel: Kernel, mesh: jax.sharding.Mesh, arguments: tuple, result: jax.ShapeDtypeStruct) -> tuple:
-        del result
-        axes = (*arguments[0].sharding.spec, None)[0]
-        batch, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ([axes], []))
-
-        def summed(x: Array, ascent: Array) -> Array:
-            own = gradient(kernel, x, ascent)
-            return own if axes is None else lax.psum(own, axes)
-
-        return mesh, summed, whole, (batch, batch)
-
-    fixed = ("f", "n", "h", "g", "p", "q", "i")
-    divided.def_partition(
-        partition, sharding_rule="b f n h, b f n g -> p q i g", reduction_factors=("b",), need_replication_factors=fixed
-    )
-    return divided
-
-
-@_summed_over_devices
 def kernel_gradient(kernel: Kernel, x: Image, ascent: Image) -> Float[Array, "p q h g"]:
     """Return the gradient for the kernel, given the one for the outputs (`ascent`), which are as many as the inputs."""
     (p, q), (b, f, n, g), h = kernel.size, ascent.shape, x.shape[-1]
@@ -89,7 +62,6 @@ def kernel_gradient(kernel: Kernel, x: Image, ascent: Image) -> Float[Array, "p 
     return total.reshape(p, q, g, h).transpose(0, 1, 3, 2)
 
 
-@_summed_over_devices
 def depthwise_kernel_gradient(kernel: Kernel, x: Image, ascent: Image) -> Float[Array, "p q 1 h"]:
     """Return the same for a convolution that filters each feature by itself."""
     (p, q), (b, f, n, h) = kernel.size, x.shape

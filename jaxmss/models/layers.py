@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Inexact
 
 from jaxmss.models.convolution import convolve, convolve_depthwise
+from jaxmss.models.devices import device_count, mean_over_devices
 from jaxmss.models.winograd import convolve_3x3
 from jaxmss.typing import Array, DTypeLike, Float, Int
 
@@ -22,8 +23,8 @@ xavier_uniform = nn.initializers.xavier_uniform()
 class BatchNorm(nn.Module):
     """Batch normalisation as PyTorch computes it, as one multiply-add.
 
-    In training the statistics are those of the whole batch, over all axes but `axis`: over all devices too, where the
-    batch is sharded under `jax.jit`. Running statistics hold the unbiased variance.
+    In training the statistics are those of the whole batch, over all axes but `axis` and over all devices. Running
+    statistics hold the unbiased variance.
 
     Attributes:
       axis: the axis that keeps its own statistics.
@@ -54,12 +55,12 @@ class BatchNorm(nn.Module):
         along[self.axis] = features
         if train:
             others = tuple(axis for axis in range(x.ndim) if axis != self.axis % x.ndim)
-            samples = x.size // features
+            samples = device_count() * x.size // features
             x32 = x.astype(jnp.float32)
-            batch_mean = x32.mean(others)
+            batch_mean = mean_over_devices(x32.mean(others))
             # the mean is where the squares are least: nothing flows back through it, nor is summed up to find that out
             deviation = x32 - lax.stop_gradient(batch_mean).reshape(along)
-            batch_var = jnp.square(deviation).mean(others)
+            batch_var = mean_over_devices(jnp.square(deviation).mean(others))
             if not self.is_initializing():
                 unbiased = batch_var * (samples / max(samples - 1, 1))
                 mean.value += self.momentum * (batch_mean - mean.value)

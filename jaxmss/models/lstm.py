@@ -88,8 +88,7 @@ def _unrolled(recurrent: Float[Array, "w h 4*h"], driven: Float[Array, "t w b 4*
     return lax.scan(step, (nothing, nothing), driven)[1]
 
 
-# The weights' gradient is one product over all steps. Left to the loop it would be added up, and over several devices
-# sent around, in each of them.
+# The weights' gradient is one product over all steps, instead of one in each of them, added up.
 _recurrence = jax.custom_vjp(_unrolled)
 
 

@@ -155,7 +155,7 @@ class Compute:
     Attributes:
       dtype: inside the network; parameters, statistics, signal processing and losses are float32 always.
       remat: compute activations again in the backward pass instead of keeping them.
-      accumulate: parts that a batch is cut into, one after another, to save memory; each has its own all-reduce.
+      accumulate: parts that a batch is cut into, one after another, to save memory.
       fsdp: devices that share one copy of the parameters; the others hold copies of their own.
     """
 

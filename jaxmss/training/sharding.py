@@ -1,7 +1,8 @@
 """Where the arrays of a step lie: one mesh over all devices of all processes, the batch cut over it, the state copied.
 
 With ``compute.fsdp > 1`` groups of so many devices share one copy of the state: each large array is cut along an axis.
-The step itself is written for one device: `jax.jit` divides it, and a mean over the batch is one over all devices.
+Each device finds gradients with examples of its own, and they are summed once, whatever network, compiler or number of
+parts. All else of a step is written as for one device, and `jax.jit` divides it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from jaxmss.data.mixing import Batch
 from jaxmss.errors import InputError
 from jaxmss.training.config import Config
 from jaxmss.training.state import TrainState, initial_state
-from jaxmss.training.step import train_step
-from jaxmss.typing import PyTree
+from jaxmss.training.step import Gradients, train_step
+from jaxmss.typing import Array, PyTree
 
 DATA, FSDP = "data", "fsdp"
 BATCH = PartitionSpec((DATA, FSDP))  # every device has examples of its own
 SMALLEST_CUT = 2**14  # elements: smaller arrays cost more to gather than they save
+# a TPU's compiler cuts what is summed at once into 256 arrays and 120 MiB otherwise
+ONE_SUM = {"xla_jf_crs_combiner_threshold_count": str(2**20), "xla_jf_crs_combiner_threshold_in_bytes": str(2**40)}
 
 
 def make_mesh(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -75,16 +78,29 @@ def _shapes(config: Config) -> TrainState:
 def compile_step(config: Config, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """Return `train_step` under `jax.jit` for a mesh. It takes the state over: the one passed in is gone afterwards."""
     state = state_shardings(_shapes(config), mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    # left alone, the compiler brings some images to the parameters instead
-    gather = partial(lax.with_sharding_constraint, shardings=everywhere)
-    scatter = partial(lax.with_sharding_constraint, shardings=state.params)
     return jax.jit(
-        train_step(config, gather, scatter),
+        train_step(config, partial(_over_devices, mesh)),
         in_shardings=(state, NamedSharding(mesh, BATCH)),
-        out_shardings=(state, everywhere),
+        out_shardings=(state, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
+        compiler_options=ONE_SUM if mesh.devices.flat[0].platform == "tpu" else None,
     )
+
+
+def _over_devices(mesh: Mesh, gradients: Gradients) -> Gradients:
+    """Have each device call `gradients` with all parameters and its own examples, and average what they return.
+
+    Here alone gradients cross between devices: in float32, once all parts of a batch are added up. Within a network
+    batch norms alone know of other devices: through their means each one differentiates the losses of all of them.
+    """
+
+    def own(params: PyTree, batch_stats: PyTree, step: Array, batch: Batch) -> tuple[Array, PyTree, PyTree]:
+        value, ascent, batch_stats = gradients(params, batch_stats, step, batch)
+        return *lax.pmean((value, ascent), (DATA, FSDP)), batch_stats
+
+    everywhere = PartitionSpec()
+    specs = (everywhere, everywhere, everywhere, BATCH)
+    return jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
 
 
 def place_batch(batch: Batch, mesh: Mesh) -> Batch:

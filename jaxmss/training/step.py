@@ -19,16 +19,16 @@ from jaxmss.typing import Array, PyTree
 
 Metrics = dict[str, Array]
 
+# parameters, statistics, step and examples to the loss, the gradients and the statistics that follow
+Gradients = Callable[[PyTree, PyTree, Array, Batch], tuple[Array, PyTree, PyTree]]
+
 
 def train_step(
-    config: Config,
-    gather: Callable[[PyTree], PyTree] = lambda parameters: parameters,
-    scatter: Callable[[PyTree], PyTree] = lambda gradients: gradients,
+    config: Config, over_devices: Callable[[Gradients], Gradients] = lambda gradients: gradients
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the pure function from a state and the global batch to the next state and its metrics, all scalars.
 
-    Where devices share one copy of the state, `gather` brings all parameters to each of them, and `scatter` leaves each
-    with the gradients of its own.
+    `over_devices` has every device find the gradients with examples of its own, and takes the means.
 
     Metrics: ``loss``, ``learning_rate``, ``gradient_norm`` (before clipping), ``skipped`` (in a row up to now) and
     ``skipped_total``. Where the loss or the gradients are not finite, nothing is learned from the batch: the state
@@ -44,10 +44,10 @@ def train_step(
         estimates, updated = network.apply(variables, mixture, train=True, mutable=["batch_stats"], rngs=dropout)
         return loss(estimates, targets, config.loss, step), updated.get("batch_stats", {})
 
+    differentiated = over_devices(_over_parts(objective, config.compute.accumulate))
+
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        whole = state._replace(params=gather(state.params))
-        value, gradients, batch_stats = _mean_over_parts(objective, config.compute.accumulate, whole, batch)
-        gradients = scatter(gradients)
+        value, gradients, batch_stats = differentiated(state.params, state.batch_stats, state.step, batch)
         norm, rate = optax.tree.norm(gradients), schedule(state.step)
         direction, opt_state = descent.update(gradients, state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
@@ -65,29 +65,33 @@ def train_step(
     return step
 
 
-def _mean_over_parts(objective: Callable, parts: int, state: TrainState, batch: Batch) -> tuple[Array, PyTree, PyTree]:
-    """Return loss, gradients and statistics of a batch that is cut into `parts`, seen one after another.
+def _over_parts(objective: Callable, parts: int) -> Gradients:
+    """Return what differentiates `objective` for a batch that is cut into `parts`, seen one after another.
 
     Losses and gradients are averaged, and the running statistics move on with each part. Every part holds every
     `parts`-th example, so that each device cuts the examples that it has. Parts are numbered through all steps, for
     draws of their own.
     """
     differentiated = jax.value_and_grad(objective, has_aux=True)
-    if parts == 1:
-        (value, batch_stats), gradients = differentiated(state.params, state.batch_stats, batch, state.step, state.step)
+
+    def whole(params: PyTree, batch_stats: PyTree, step: Array, batch: Batch) -> tuple[Array, PyTree, PyTree]:
+        (value, batch_stats), gradients = differentiated(params, batch_stats, batch, step, step)
         return value, gradients, batch_stats
 
-    def add(carried: tuple, numbered: tuple[Array, Batch]) -> tuple[tuple, None]:
-        value, gradients, batch_stats = carried
-        number, part = numbered
-        (more, batch_stats), ascent = differentiated(state.params, batch_stats, part, state.step, number)
-        return (value + more, jax.tree.map(jnp.add, gradients, ascent), batch_stats), None
+    def in_parts(params: PyTree, batch_stats: PyTree, step: Array, batch: Batch) -> tuple[Array, PyTree, PyTree]:
+        def add(carried: tuple, numbered: tuple[Array, Batch]) -> tuple[tuple, None]:
+            value, gradients, batch_stats = carried
+            number, part = numbered
+            (more, batch_stats), ascent = differentiated(params, batch_stats, part, step, number)
+            return (value + more, jax.tree.map(jnp.add, gradients, ascent), batch_stats), None
 
-    cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    numbers = state.step * parts + jnp.arange(parts)
-    (value, gradients, batch_stats), _ = lax.scan(add, (jnp.float32(0), zeros, state.batch_stats), (numbers, cut))
-    return value / parts, jax.tree.map(lambda gradient: gradient / parts, gradients), batch_stats
+        cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        numbers = step * parts + jnp.arange(parts)
+        (value, gradients, batch_stats), _ = lax.scan(add, (jnp.float32(0), zeros, batch_stats), (numbers, cut))
+        return value / parts, jax.tree.map(lambda gradient: gradient / parts, gradients), batch_stats
+
+    return whole if parts == 1 else in_parts
 
 
 def _averaged(decay: float, state: TrainState, variables: PyTree) -> PyTree:

@@ -1,15 +1,11 @@
-"""The LSTM's gradients against PyTorch's, and what of them crosses between devices."""
+"""The LSTM's gradients against PyTorch's."""
 
 from __future__ import annotations
-
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optimised
-import pytest
-import simulated
 import torch
 from distance import relative_error
 from golden_weights import wave
@@ -17,20 +13,6 @@ from golden_weights import wave
 from jaxmss.models.lstm import LSTM
 
 FEATURES = 6
-
-PRINT_PROGRAM = """
-import jax, jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxmss.models.lstm import LSTM
-
-mesh = Mesh(jax.devices(), "data")
-whole, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-x = jax.ShapeDtypeStruct((4, 30, 6), jnp.float32)
-variables = jax.eval_shape(LSTM().init, jax.random.key(0), x)
-loss = lambda variables, x: jnp.mean(LSTM().apply(variables, x) ** 2)
-step = jax.jit(jax.grad(loss), in_shardings=(whole, divided), out_shardings=whole)
-print(step.lower(variables, x).compile().as_text())
-"""
 
 
 class Twin(torch.nn.Module):
@@ -81,18 +63,3 @@ def test_gradients_equal_pytorch():
     assert relative_error(to_x, audio.grad.numpy()) <= 2e-6
     errors = jax.tree.map(relative_error, gradients["params"], twin.gradients())
     assert max(jax.tree.leaves(errors)) <= 2e-6, errors
-
-
-@pytest.fixture(scope="module")
-def program() -> str:
-    """The program for the gradients on two devices."""
-    return simulated.run([sys.executable, "-c", PRINT_PROGRAM], devices=2)
-
-
-def test_gradients_are_summed_over_devices_once_and_not_in_every_step(program):
-    loops = simulated.loops(program)
-    assert len(loops) == 4  # two layers, forwards and backwards
-    computations = simulated.computations(program)
-    reducing = {name for name, text in computations.items() if simulated.collectives(text)}
-    assert reducing
-    assert not reducing & loops
