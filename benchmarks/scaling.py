@@ -109,7 +109,7 @@ def on_gpus(config: Config) -> list[Step]:
     batch, share = config.data.batch, max(1, config.data.batch // 8)
     state, part = abstract_state(config), replace(config, data=replace(config.data, batch=share))
     norms = sum(leaf.size // leaf.shape[-1] for leaf in jax.tree.leaves(state.batch_stats)) / 2  # mean and variance
-    gradients = 2 * sum(leaf.size for leaf in jax.tree.leaves(state.params))  # bytes, in bfloat16
+    gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))  # bytes, in float32
     link = 2 * 7 / 8 * gradients / H100_LINK + REDUCES * norms * H100_REDUCE
     return [Step("1 H100", batch, h100(config), doubt=2), Step("8 H100", 8 * share, h100(part) + link, doubt=2)]
 
