@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def run(command: list[Any], devices: int) -> str:
@@ -13,6 +18,17 @@ def run(command: list[Any], devices: int) -> str:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags}
     return subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A file that one of the processes that test makes, for which the others wait."""
+    folder = factory.getbasetemp()
+    file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / name
+    with open(f"{file}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            make(file)
+    return file
 
 
 def collectives(program: str) -> list[tuple[str, str]]:

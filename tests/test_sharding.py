@@ -15,6 +15,7 @@ CASES = {
     "eight": {"devices": 8},
     "cut": {"devices": 8, "fsdp": 4},
     "parts": {"devices": 8, "accumulate": 2},
+    "levels": {"devices": 2, "width": 8, "levels": 3, "dtype": "bfloat16"},
     "batch": {"devices": 8, "batch": 12},
     "parts of parts": {"devices": 8, "accumulate": 4},
     "odd group": {"devices": 8, "fsdp": 3},
@@ -24,8 +25,10 @@ CASES = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """All cases, run by one process that simulates 8 devices."""
-    file = tmp_path_factory.mktemp("runs") / "runs.npz"
-    simulated.run([sys.executable, training_runs.__file__, file, json.dumps(CASES)], devices=8)
+    command = [sys.executable, training_runs.__file__]
+    file = simulated.once(
+        tmp_path_factory, "sharding.npz", lambda file: simulated.run([*command, file, json.dumps(CASES)], devices=8)
+    )
     return training_runs.read(file)
 
 
@@ -49,10 +52,16 @@ def test_only_sums_cross_between_devices(runs, case):
     assert kinds == {"collectives/all-reduce"}
 
 
-@pytest.mark.parametrize("case", ["two", "eight", "cut", "parts"])
-def test_all_gradients_of_a_step_are_summed_at_once(runs, case):
-    found = {place: int(runs[case][f"sums of kernels {place}"]) for place in ("once", "in loops")}
-    assert found == {"once": 1, "in loops": 0}
+@pytest.mark.parametrize("case", ["two", "eight", "cut", "parts", "levels"])
+def test_each_gradient_is_summed_once(runs, case):
+    kernels = [key for key, array in runs[case].items() if key.startswith("last.params") and array.ndim > 1]
+    found = {place: int(runs[case][f"kernels summed {place}"]) for place in ("outside", "in loops")}
+    assert found == {"outside": len(kernels), "in loops": 0}
+    assert len(kernels) > 5
+
+
+def test_sums_are_in_float32_whatever_the_network_computes_in(runs):
+    assert list(runs["levels"]["types summed"]) == ["f32"]
 
 
 def test_fsdp_gathers_each_large_parameter_once_and_nothing_else(runs):

@@ -24,10 +24,11 @@ A run of ours is held to the golden one about as closely as those: it is 1e-4 of
 Intel Xeon, 3.4e-4 on the AMD EPYC, whose products round in another order, and there 1.9e-3 off those of steps 4 to 11.
 
 A single step is no better posed there. In float64, the golden weights times 1 + 1e-7 noise turn the gradient of step 1
-by 2e-4 to 7e-3 and change its norm by up to 4e-4: phases of maps near 0, activations near the kink of their ReLU, and
-samples that are estimated to 1e-6, whose sign in the L1 distance is chance. So single steps and a run of twelve are
-compared where none of this is near: from the golden weights with biases of 2 (`away_from_kinks`), and with targets that
-keep off their estimates (`decided`). There all of a step agrees to 1e-6 or so, and losses of the run to 6e-6.
+(whose weights are those of step 0, the rate being 0) by 2e-4 to 7e-3 and change its norm by up to 4e-4: phases of maps
+near 0, activations near the kink of their ReLU, and samples that are estimated to 1e-6, whose sign in the L1 distance
+is chance. So single steps and a run of twelve are compared where none of this is near: from the golden weights with
+biases of 2 (`away_from_kinks`), and with targets that keep off their estimates (`decided`). There all of a step agrees
+to 1e-6 or so, and losses of the run to 6e-6.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def test_run_follows_the_golden_one(golden, golden_config, golden_step):
     np.testing.assert_allclose(losses[2:4], golden["losses"][2:4], rtol=5e-4)
     np.testing.assert_allclose(losses[4:], golden["losses"][4:], rtol=2.5e-3)
     np.testing.assert_allclose(norms[0], golden["grad_norms"][0], rtol=1e-4)
-    np.testing.assert_allclose(norms[1], golden["grad_norms"][1], rtol=1e-3)  # see above: 3.4e-4
+    np.testing.assert_allclose(norms[1], golden["grad_norms"][1], rtol=1e-3)  # 3.4e-4: see above of step 1
     assert np.median(np.abs(norms[2:] / golden["grad_norms"][2:] - 1)) <= 0.05
 
     params, statistics = state.params["resunet"], state.batch_stats["resunet"]

@@ -30,9 +30,9 @@ BATCH, SAMPLES, STEPS = 16, 2205, 3
 PARTS = (Part("vocals", ("vocals",)), Part("rest", ("other",)))
 
 
-def config(batch: int = BATCH, width: int = 64, optim: Optim | None = None, **compute) -> Config:
-    """A network of one level, by default with parameters that are large enough to be cut."""
-    model = replace(models.architecture("cws-small"), widths=(width,), bottleneck_levels=1, n_fft=32, hop=16)
+def config(batch: int = BATCH, width: int = 64, levels: int = 1, optim: Optim | None = None, **compute) -> Config:
+    """A small network, by default of one level and with parameters that are large enough to be cut."""
+    model = replace(models.architecture("cws-small"), widths=(width,) * levels, bottleneck_levels=1, n_fft=32, hop=16)
     data = Data(parts=PARTS, seconds=SAMPLES / 44100, batch=batch)
     return Config(model, data, optim=optim or Optim(), compute=Compute(**compute))
 
@@ -80,7 +80,8 @@ def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
     mesh = sharding.make_mesh(settings, jax.devices()[:devices])
     state = smooth(sharding.init(settings, mesh))
     placed = [sharding.place_batch(share(batch(step)), mesh) for step in range(STEPS)]
-    step: Callable = sharding.compile_step(settings, mesh).lower(state, placed[0]).compile()
+    lowered = sharding.compile_step(settings, mesh).lower(state, placed[0])
+    step: Callable = lowered.compile()
     program = step.as_text()
     kinds = Counter(kind for _, kind in simulated.collectives(program))
 
@@ -88,7 +89,8 @@ def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
     result = {f"kinks{path}": array for path, array in flat(kinks, mesh).items()}
     result |= {f"kinks/{name}": np.array(float(measured[name])) for name in ("loss", "gradient_norm")}
     result |= {f"collectives/{kind}": np.array(count) for kind, count in kinds.items()}
-    result |= {f"sums of kernels {where}": np.array(count) for where, count in sums_of_kernels(program).items()}
+    result |= {f"kernels summed {where}": np.array(count) for where, count in kernels_summed(program).items()}
+    result["types summed"] = np.array(types_summed(lowered.as_text()))
     metrics = []
     for number, examples in enumerate(placed):
         state, measured = step(state, examples)
@@ -101,13 +103,19 @@ def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
     return result | {"bytes cut": np.array(sum(leaf.nbytes for leaf in cut))}
 
 
-def sums_of_kernels(program: str) -> dict[str, int]:
-    """The all-reduces that bring together the gradients of kernels, within loops and outside."""
-    loops, found = simulated.loops(program), {"in loops": 0, "once": 0}
+def kernels_summed(program: str) -> dict[str, int]:
+    """How many gradients of kernels all-reduces bring together, within loops and outside."""
+    loops, found = simulated.loops(program), {"in loops": 0, "outside": 0}
     for name, text in simulated.computations(program).items():
         sums = [shape for shape, kind in simulated.collectives(text) if kind == "all-reduce"]
-        found["in loops" if name in loops else "once"] += sum(bool(re.search(r"\[\d+,\d+", sum)) for sum in sums)
+        found["in loops" if name in loops else "outside"] += len(re.findall(r"\[\d+,\d+", " ".join(sums)))
     return found
+
+
+def types_summed(lowered: str) -> list[str]:
+    """The types of numbers in the all-reduces of a program as it was written."""
+    sums = re.findall(r'"stablehlo\.all_reduce".*?\}\) : \(tensor<(.*?)>\)', lowered, re.DOTALL)
+    return sorted({shape.split("x")[-1] for shape in sums})
 
 
 @functools.cache

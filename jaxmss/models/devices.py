@@ -1,6 +1,7 @@
 """What a network has to know of the other devices where each is given a part of the batch, inside `jax.shard_map`.
 
-Outside of it there are none: the batch is whole, though `jax.jit` may cut it.
+All axes of the mesh that are manual there are taken to divide the batch. Outside there are none: the batch is whole,
+though `jax.jit` may cut it.
 """
 
 from __future__ import annotations
