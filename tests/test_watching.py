@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from jaxmss.errors import InputError
 from jaxmss.training import watching
 from jaxmss.training.config import Watch as WatchConfig
 from jaxmss.training.run_directory import claimed
+from jaxmss.training.tensorboard import Board
 from jaxmss.training.validation import Excerpt, Result
 from jaxmss.training.watching import MetricsFile, Watch, duration, read_metrics
 
@@ -217,6 +219,36 @@ def test_excerpts_can_be_seen_and_heard_and_what_is_fixed_is_written_once(tmp_pa
     assert set(images) == set(sounds)
     assert {(image.width, image.height) for image in images.values()} == {(RATE // 256 + 1, 256)}
     assert all(image.encoded_image_string.startswith(b"\x89PNG") for image in images.values())
+
+
+def test_a_validation_that_a_kill_kept_from_tensorboard_is_told_by_the_next_process(tmp_path, monkeypatch):
+    run, whole = config(), excerpt()
+    with claimed(tmp_path / "run", run), Watch(tmp_path / "run", run, 0) as watch, monkeypatch.context() as patch:
+        patch.setattr(Board, "excerpts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            watch.validation(1, result(excerpts=(whole,)))
+    with claimed(tmp_path / "run", run), Watch(tmp_path / "run", run, 1) as watch:
+        watch.validation(1, result(excerpts=(whole,)))
+    sounds = {
+        value.tag for event in events(tmp_path / "run") for value in event.summary.value if value.HasField("audio")
+    }
+    assert sounds == {"A/vocals/estimate", "A/mixture", "A/vocals/reference"}
+    assert [line["step"] for line in read_metrics(tmp_path / "run") if "validation" in line] == [1]
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_track_whose_name_is_no_text_is_shown(tmp_path):
+    run, latin = config(), os.fsdecode(b"Caf\xe9")
+    named = replace(result(excerpts=(replace(excerpt(), track=latin),)), failed={latin: "it is silent"})
+    with claimed(tmp_path / "run", run), Watch(tmp_path / "run", run, 0) as watch:
+        watch.validation(1, named)
+    tags = {value.tag for event in events(tmp_path / "run") for value in event.summary.value}
+    assert r"Caf\udce9/mixture" in tags
+    [line] = [line for line in read_metrics(tmp_path / "run") if "validation" in line]
+    assert line["validation"]["failed"] == {latin: "it is silent"}
 
 
 def test_the_config_is_shown_as_it_lies_beside(tmp_path):

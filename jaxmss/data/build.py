@@ -135,7 +135,12 @@ def build(
         builder = Musdb18Hq(songs, _counter(songs, report) if beam is None else _nothing, str(destination))
         with TemporaryDirectory() as downloads, redirect_stdout(io.StringIO()):  # it has none, but announces them
             builder.download_and_prepare(download_dir=downloads, download_config=_download_config(beam))
-    verify(songs, destination)
+    try:
+        verify(songs, destination)
+    except BaseException:  # Ctrl-C too: what is there under this name is known to read back
+        with prepared.reaching(destination):
+            prepared.directory(destination).rmtree()
+        raise
     return prepared.directory(destination)
 
 
@@ -163,6 +168,7 @@ def describe(songs: Mapping[str, Sequence[Song]]) -> dict[str, Any]:
     for split in songs.values():
         stems = split[0].clips.keys() - {MIXTURE}
         for song in split:
+            _require_text(song)
             if missing := sorted((stems ^ song.clips.keys()) - {MIXTURE}):
                 raise InputError(
                     f"Tracks {split[0].name!r} and {song.name!r} differ in their stems: only one of them has "
@@ -188,14 +194,13 @@ def describe(songs: Mapping[str, Sequence[Song]]) -> dict[str, Any]:
 
 
 def verify(songs: Mapping[str, Sequence[Song]], destination: Path | str) -> None:
-    """Compare every stored sample with its source. If one differs, remove the data set and raise `InputError`."""
+    """Compare every stored sample with its source; raise `InputError` if one differs."""
     for split, originals in songs.items():
         for original, stored in zip(originals, prepared.songs(destination, split), strict=True):
             for stem, clip in original.clips.items():
                 for start in range(0, clip.samples, block := 60 * clip.rate):
                     excerpt = start, min(block, clip.samples - start)
                     if not np.array_equal(clip.read(*excerpt), stored.clips[stem].read(*excerpt)):
-                        prepared.directory(destination).rmtree()
                         raise InputError(
                             f"{stem} of track {original.name!r} does not read back as it was, and the data set was "
                             "removed; check the disk, and that the source does not change, and build again"
@@ -210,6 +215,14 @@ def _song(track: Track) -> Song:
         if not files:
             raise InputError(f"{str(track.path)!r} holds no .wav files; complete the track or remove its folder")
     return Song(track.name, {stem: open_clip(path) for stem, path in files.items()})
+
+
+def _require_text(song: Song) -> None:
+    for name in (song.name, *song.clips):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"The name {name!r} of a track or stem is not UTF-8; rename its folder or file") from None
 
 
 def _kind(clip: Clip) -> tuple[int, int, int]:

@@ -20,6 +20,7 @@ from jaxmss.data import prepared
 from jaxmss.data.clips import FULL_SCALE, Clip
 from jaxmss.data.listening import MixtureScan, Problem, StemScan
 from jaxmss.data.pools import recordings
+from jaxmss.data.splits import validation_names
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, STEMS, STREAMS, Waveform, decode_stream
 from jaxmss.errors import InputError
 
@@ -94,6 +95,15 @@ def find(root: Path | str, splits: Iterable[str] = (), folders: Sequence[str] = 
     return {name: list(_sources(root / name)) for name in names}
 
 
+def absent(splits: Mapping[str, Sequence[Source]]) -> Iterator[Report]:
+    """Yield a report for the split, ``train`` or ``valid``, without which a recipe cannot be trained as it is."""
+    if "train" not in splits:
+        yield Report("train", [Problem("there is no such split; nothing can be trained", is_error=False)])
+    elif "valid" not in splits and not any(source.name in validation_names() for source in splits["train"]):
+        text = "there is no such split, nor are MUSDB18's validation tracks in train; add it, or train with "
+        yield Report("valid", [Problem(f"{text}--validation.every 0", is_error=False)])
+
+
 def check(splits: Mapping[str, Sequence[Source]], threads: int | None = None) -> Iterator[Report]:
     """Read all tracks; yield a report for every one in their order, then for empty splits and tracks that are alike.
 
@@ -126,7 +136,8 @@ def _listen(expected: Sequence[str], place: tuple[str, Source]) -> tuple[Report,
     missing = [] if source.complete else [stem for stem in expected if stem not in source.stems]
     if missing:
         holds = ", ".join(source.stems) or "no .wav files"
-        problems.append(Problem(f"lacks {', '.join(missing)}: it holds {holds}; complete it or leave it out"))
+        text = f"lacks {', '.join(missing)}: it holds {holds}; complete it or leave it out"
+        problems.append(Problem(text, is_error=missing != [MIXTURE]))  # training adds its stems up
     scans = {stem: StemScan() for stem in source.stems}
     stems = [_whole_blocks(blocks(), scans[stem], problems) for stem, blocks in source.stems.items()]
     difference = MixtureScan()

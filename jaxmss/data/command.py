@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,14 +15,14 @@ _HOUR = 3600
 
 def check(root: str, splits: Sequence[str], folders: Sequence[str]) -> int:
     """Print a line for each problem of a data set and a summary; return 1 if one of them is an error, else 0."""
-    from jaxmss.data.check import check, find
+    from jaxmss.data.check import absent, check, find
 
     found = find(root, splits, folders)
     total = sum(len(tracks) for tracks in found.values())
     errors = warnings = 0
     seconds = 0.0
     with tqdm(total=total, unit="track", disable=not sys.stderr.isatty(), leave=False) as bar:
-        for report in check(found):
+        for report in chain(() if splits else absent(found), check(found)):
             for problem in report.problems:
                 with bar.external_write_mode(sys.stdout):
                     print(f"{report.where}: {problem}", flush=True)

@@ -305,10 +305,22 @@ def _metadata(root: Path | str) -> Mapping[str, Any]:
         with reaching(root):
             text = path.read_text()
         metadata = json.loads(text)
-        if not isinstance(metadata, dict) or "tracks" not in metadata:
-            raise ValueError("it tells of no tracks")
+        _require_layout(metadata)
         return metadata
     except InputError:
         raise
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); build the data set again") from error
+
+
+def _require_layout(metadata: Any) -> None:
+    """Raise `ValueError` unless this is of the form that `build.describe` gives."""
+    try:
+        entries = [entry for split in metadata["tracks"].values() for entry in split]
+        counts = [metadata["rate"], metadata["channels"], metadata["record_samples"], *(e["samples"] for e in entries)]
+        names = [name for entry in entries for name in (entry["name"], entry["stems"][0], *entry["stems"])]
+    except (AttributeError, IndexError, KeyError, TypeError):
+        counts, names = [], []
+    whole = all(isinstance(count, int) and count > 0 for count in counts)
+    if not counts or not whole or not all(isinstance(name, str) for name in names):
+        raise ValueError("it does not tell what the data set holds")

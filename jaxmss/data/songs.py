@@ -103,9 +103,9 @@ def _track_songs(data: Data, stems: Sequence[str]) -> list[Song]:
     """Return the songs of folders and of .stem.mp4 files."""
     root = root_of(data)
     tracks = _without_held_out(find_tracks(root, data.split), data)
-    for folder in Path(root, data.split).iterdir():
-        if folder.is_dir() and not folder.name.startswith(".") and not any(folder.glob("*.wav")):
-            raise AudioError(f"{str(folder)!r} holds no .wav files; complete the track or remove its folder")
+    for track in tracks:
+        if not track.inputs():
+            raise AudioError(f"{str(track.path)!r} holds no .wav files; complete the track or remove its folder")
     packed = [track for track in tracks if track.path.name.endswith(STEM_FILE)]
     with ThreadPoolExecutor(data.threads) as pool:
         decoding = pool.map(lambda track: decode(track.path, stems), packed)
@@ -140,7 +140,7 @@ def _files(track: Track, stems: Sequence[str]) -> dict[str, Path]:
     """Return the WAV files of a track's folder."""
     files = {stem: track.path / f"{stem}.wav" for stem in stems}
     if missing := [file.name for file in files.values() if not file.is_file()]:
-        there = some(sorted(file.name for file in track.path.glob("*.wav")), "no .wav files")
+        there = some([file.name for file in track.inputs() if file.is_file()], "no .wav files")
         raise AudioError(
             f"Track {track.name!r} lacks {', '.join(missing)}: {str(track.path)!r} holds {there}; complete it, leave "
             "the track out, or name the stems whose recordings have folders of their own by --data.folders"

@@ -98,7 +98,7 @@ class Track:
     def _check_files(self, parts: Sequence[str]) -> None:
         missing = [f"{part}.wav" for part in parts if not (self.path / f"{part}.wav").is_file()]
         if missing:
-            there = sorted(file.name for file in self.path.glob("*.wav"))
+            there = [file.name for file in self.inputs() if file.is_file()]
             raise AudioError(
                 f"Track {self.name!r} lacks {', '.join(missing)}: {str(self.path)!r} holds "
                 f"{some(there, 'no .wav files')}; complete it or leave the track out"

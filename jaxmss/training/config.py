@@ -86,6 +86,11 @@ class Data:
         check(0 <= self.gain[0] <= self.gain[1] < math.inf, "gain", self.gain, "give factors, the least first")
         for name in ("remix", "swap_channels", "flip_polarity"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "it must be 0 to 1")
+        if self.folders:
+            check(self.remix == 1, "remix", self.remix, "it must be 1 with folders: they hold no whole songs")
+            for part in self.parts:
+                one = not any(SUM in choice for choice in part.choices)
+                check(one, "choices", part.choices, f"with folders, name single ones ({SUM!r} is for stems of a song)")
 
 
 @dataclass(frozen=True)

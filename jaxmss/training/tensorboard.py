@@ -54,12 +54,13 @@ class Board:
     def excerpts(self, step: int, excerpts: tuple[Excerpt, ...], fixed: bool) -> None:
         """Add sound and spectrogram of each estimate, and, if `fixed`, of what does not change: mixture, references."""
         for excerpt in excerpts:
+            track = excerpt.track.encode(errors="backslashreplace").decode()  # the name of a folder may be no text
             waveforms = {f"{source}/estimate": waveform for source, waveform in excerpt.estimates.items()}
             if fixed:
                 waveforms["mixture"] = excerpt.mixture
                 waveforms |= {f"{source}/reference": waveform for source, waveform in excerpt.references.items()}
             for name, waveform in waveforms.items():
-                self._write(step, _clip(f"{excerpt.track}/{name}", waveform, excerpt.rate))
+                self._write(step, _clip(f"{track}/{name}", waveform, excerpt.rate))
 
     def close(self) -> None:
         """Close the file; all is written already."""

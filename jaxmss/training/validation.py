@@ -237,7 +237,7 @@ def _gathered(sdr: Float[np.ndarray, "n j"], told: list[str]) -> tuple[Float[np.
     """Return each track's row as the process has it that track n is of; JAX would round float64, so bytes travel."""
     words = np.zeros((len(told), _TOLD), np.uint8)
     for row, text in zip(words, told, strict=True):
-        data = text.encode()[:_TOLD]
+        data = text.encode(errors="backslashreplace")[:_TOLD]
         row[: len(data)] = np.frombuffer(data, np.uint8)
     rows = np.concatenate([np.ascontiguousarray(sdr).view(np.uint8), words], axis=1)
     if jax.process_count() > 1:

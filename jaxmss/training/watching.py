@@ -90,10 +90,11 @@ class Watch:
         seen = self._file.validated
         if seen == step:  # by the process before, which ended while it saved this step
             return
-        values = {"mean": result.mean, "sdr": result.sdr, "mixture": result.mixture, "tracks": result.tracks}
-        self._file.write({"step": step, "validation": {**values, "failed": result.failed, "seconds": result.seconds}})
         self._board.scalars(step, {"sdr/mean": result.mean} | {f"sdr/{s}": value for s, value in result.sdr.items()})
         self._board.excerpts(step, result.excerpts, fixed=seen is None)
+        # last, as it says that this validation is told: a process that ends before it leaves it to the next one
+        values = {"mean": result.mean, "sdr": result.sdr, "mixture": result.mixture, "tracks": result.tracks}
+        self._file.write({"step": step, "validation": {**values, "failed": result.failed, "seconds": result.seconds}})
         _say(f"step {step:,}: {validation_line(result)}")
         for name, why in result.failed.items():
             _say(f"step {step:,}: validation of {name!r} failed: {why}")

@@ -231,6 +231,28 @@ def test_a_source_that_changes_meanwhile_is_found_by_reading_back(source, tmp_pa
     assert not prepared.is_prepared(tmp_path / "out")
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_was_not_read_back_to_its_end_is_removed(source, tmp_path, monkeypatch, error):
+    written = []
+
+    def interrupted(songs, destination):
+        written.append(prepared.is_prepared(destination))
+        raise error
+
+    monkeypatch.setattr(building, "verify", interrupted)
+    with pytest.raises(error):
+        build(source, tmp_path / "out")
+    assert written == [True]
+    assert not prepared.is_prepared(tmp_path / "out")
+
+
+def test_a_name_that_is_no_text_is_refused(source, tmp_path):
+    (source / "train/A").rename(source / "train" / os.fsdecode(b"Caf\xe9"))
+    with pytest.raises(InputError, match=r"The name 'Caf\\udce9' of a track or stem is not UTF-8; rename"):
+        build(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_songs_that_differ_are_refused_by_name(source, tmp_path):
     soundfile.write(source / "train/C/bass.wav", noise("C/bass", SAMPLES - 1), RATE)
     with pytest.raises(
@@ -277,6 +299,26 @@ def test_a_damaged_data_set_is_told_of_in_one_line(source, tmp_path):
         prepared.songs(tmp_path / "out", "train")[0].clips["bass"].read(0, 10)
     (directory / "metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"metadata\.json' cannot be read .*; build the data set again"):
+        prepared.songs(tmp_path / "out", "train")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: told.pop("channels"),
+        lambda told: told.update(rate="44100"),
+        lambda told: told.update(tracks=["train"]),
+        lambda told: told["tracks"]["train"][0].pop("samples"),
+        lambda told: told["tracks"]["train"][0].update(samples=0),
+        lambda told: told["tracks"]["train"][0].update(stems=[]),
+        lambda told: told["tracks"]["train"][0].update(name=None),
+    ],
+)
+def test_a_description_that_lacks_something_is_told_of_in_one_line(source, tmp_path, change):
+    file = build(source, tmp_path / "out") / "metadata.json"
+    change(told := json.loads(file.read_text()))
+    file.write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"metadata\.json' cannot be read \(it does not tell .*\); build the data set"):
         prepared.songs(tmp_path / "out", "train")
 
 

@@ -11,8 +11,9 @@ import soundfile
 
 from jaxmss.data import STEMS
 from jaxmss.data.build import build
-from jaxmss.data.check import BLOCK, check, find
+from jaxmss.data.check import BLOCK, absent, check, find
 from jaxmss.data.prepared import directory
+from jaxmss.data.splits import validation_names
 from jaxmss.demo.recording import recording_path
 from jaxmss.errors import InputError
 
@@ -86,6 +87,29 @@ def test_only_the_splits_asked_for_are_read(tmp_path, told):
 def test_a_missing_stem_is_told_of_the_only_track(tmp_path, told):
     (write(tmp_path / "train/A") / "vocals.wav").unlink()
     assert told() == ["train/A: error: lacks vocals: it holds bass, drums, mixture, other; complete it or leave it out"]
+
+
+def test_a_mixture_is_missed_but_training_adds_the_stems_up(tmp_path, told):
+    write(tmp_path / "train/A")
+    (write(tmp_path / "train/B", 1) / "mixture.wav").unlink()
+    assert told() == [
+        "train/B: warning: lacks mixture: it holds bass, drums, other, vocals; complete it or leave it out"
+    ]
+
+
+def test_a_split_that_training_would_look_for_is_missed(tmp_path):
+    def missed() -> list[str]:
+        return [f"{report.where}: {problem}" for report in absent(find(tmp_path)) for problem in report.problems]
+
+    write(tmp_path / "test/A")
+    assert missed() == ["train: warning: there is no such split; nothing can be trained"]
+    write(tmp_path / "train/B", 1)
+    [line] = missed()
+    assert line.startswith(
+        "valid: warning: there is no such split, nor are MUSDB18's validation tracks in train; add it"
+    )
+    write(tmp_path / "train" / min(validation_names()), 2)
+    assert missed() == []
 
 
 def test_a_stem_of_any_name_is_missing_where_other_tracks_have_it(tmp_path, told):

@@ -149,6 +149,10 @@ def rewritten(samples: int = 500, rate: int = RATE, channels: int = 2):
             lambda data: [file.unlink() for file in first_file(data).parent.iterdir()],
             "train/A' holds no .wav files; complete the track or remove its folder",
         ),
+        (
+            lambda data: [first_file(data).unlink(), first_file(data).symlink_to("gone.wav")],
+            "Track 'A' lacks vocals.wav: .*A' holds bass.wav, drums.wav, other.wav; complete it, leave the",
+        ),
         (rewritten(rate=48000), "Track 'A': vocals is at 48000 Hz, the network at 1000 Hz; resample the data"),
         (rewritten(channels=1), "Track 'A': vocals has 1 channels, the network 2; convert the data"),
         (rewritten(samples=499), "has 500 samples, vocals 499; stems of a track must be alike"),
@@ -240,6 +244,10 @@ def test_mistakes_with_folders_of_recordings_are_told(tmp_path):
     data = pools(tmp_path)
     with pytest.raises(InputError, match="The parts draw 'targe', which is not among the folders; did you mean 'targ"):
         training_songs(replace(data, parts=(Part("target", ("targe",)),)), NETWORK)
+    with pytest.raises(InputError, match=r"'remix' \(=0\.5\) cannot be used: it must be 1 with folders"):
+        replace(data, remix=0.5)
+    with pytest.raises(InputError, match=r"'choices' .* cannot be used: with folders, name single ones"):
+        replace(data, parts=(Part("both", ("residual", "target+residual")),))
     with pytest.raises(InputError, match=r"There is no directory '.*valid/target'; put the recordings of 'target' th"):
         validation_tracks(data)
     (tmp_path / "train" / "target" / "x.wav").unlink()
