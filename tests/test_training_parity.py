@@ -27,8 +27,9 @@ A single step is no better posed there. In float64, the golden weights times 1 +
 (whose weights are those of step 0, the rate being 0) by 2e-4 to 7e-3 and change its norm by up to 4e-4: phases of maps
 near 0, activations near the kink of their ReLU, and samples that are estimated to 1e-6, whose sign in the L1 distance
 is chance. So single steps and a run of twelve are compared where none of this is near: from the golden weights with
-biases of 2 (`away_from_kinks`), and with targets that keep off their estimates (`decided`). There all of a step agrees
-to 1e-6 or so, and losses of the run to 6e-6.
+biases moved by 4 (`away_from_kinks`), and with targets that keep off their estimates (`decided`). There, on an AMD EPYC
+without AVX-512, the losses of the run agree to 2e-7 and its gradient norms to 2e-6. (Moving them by 2 is not enough: a
+single activation that takes the other side there changed the norm of one step by 2e-4.)
 """
 
 from __future__ import annotations
@@ -104,11 +105,11 @@ def noise(step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def away_from_kinks(twin: Twin) -> Twin:
-    """Add 2 to all biases, which are 0: few activations and phases are near 0 then."""
+    """Move biases by 4, up and down in turn: next to no activations and phases are near 0 then, on either side."""
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
             if name.endswith("bias"):
-                parameter += 2
+                parameter += torch.from_numpy(np.resize(np.float32([4, -4]), parameter.shape))
     return twin
 
 
@@ -211,13 +212,13 @@ def test_steps_and_a_run_of_them_lead_where_the_twin_goes(golden, golden_config,
         if rate == 0:
             assert not any(map(np.any, jax.tree.leaves(moved)))
         else:  # Adam makes as much of gradients that are rounding errors as of others
-            assert relative(moved, expected) <= 1e-3
+            assert relative(moved, expected) <= 1e-4
 
     (ours, theirs), (our_norms, their_norms) = np.transpose(losses), np.transpose(norms)
     assert theirs[-1] < 0.3 * theirs[0]  # it learns
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    np.testing.assert_allclose(our_norms, their_norms, rtol=0, atol=1e-4 * their_norms.max())
-    assert relative(run.params, before.params) <= 1e-3
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    np.testing.assert_allclose(our_norms, their_norms, rtol=1e-4)
+    assert relative(run.params, before.params) <= 1e-5
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.1])

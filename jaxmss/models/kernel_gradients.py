@@ -55,7 +55,7 @@ def kernel_gradient(kernel: Kernel, x: Image, ascent: Image) -> Float[Array, "p 
             products.append(jnp.tensordot(left, right, axes=((1, 2, 3), (0, 1, 2)), precision=lax.Precision.HIGHEST))
         return total + jnp.stack(products), None
 
-    start = jnp.zeros((p, g, q * h) if shift_inputs else (p, q * g, h))
+    start = jnp.zeros((p, g, q * h) if shift_inputs else (p, q * g, h), x.dtype)
     total, _ = lax.scan(add, start, jnp.arange(0, f, rows))
     if shift_inputs:
         return total.reshape(p, g, q, h).transpose(0, 2, 3, 1)
@@ -74,7 +74,7 @@ def depthwise_kernel_gradient(kernel: Kernel, x: Image, ascent: Image) -> Float[
         sums = [(left[:, :, j : j + n] * right).sum((0, 1, 2)) for left in lefts for j in range(q)]
         return total + jnp.stack(sums), None
 
-    total, _ = lax.scan(add, jnp.zeros((p * q, h)), jnp.arange(0, f, rows))
+    total, _ = lax.scan(add, jnp.zeros((p * q, h), x.dtype), jnp.arange(0, f, rows))
     return total.reshape(p, q, 1, h)
 
 
