@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxmss.typing import Array, Float
 
-POSITIONS = 4096  # of the image in a product, at most: fewer take long to add up, more leave the cache
+POSITIONS = 2048  # of the image in a product, at most: fewer take long to add up, more leave the cache and round more
 
 
 class Kernel(NamedTuple):

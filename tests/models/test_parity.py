@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import jax
@@ -58,12 +59,16 @@ def test_forward_equals_the_twin(arch, batch, channels, samples, fields):
     assert relative_error(ours.reshape(theirs.shape), theirs) <= 2e-5
 
 
-def torch_gradients(twin: torch.nn.Module, mixture: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def torch_gradients(
+    twin: torch.nn.Module, mixture: np.ndarray, target: np.ndarray, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Of the mean square error: for all parameters, as one vector, and for the mixture, in the twin's own type."""
     dtype = next(twin.parameters()).dtype
     audio = torch.from_numpy(mixture).to(dtype).requires_grad_()
+    torch.set_num_threads(threads)
     estimate = twin(audio).reshape(len(mixture), -1, *mixture.shape[1:])
     (estimate - torch.from_numpy(target).to(dtype)[:, None]).square().mean().backward()
+    torch.set_num_threads(1)
     return np.concatenate([parameter.grad.numpy().ravel() for parameter in twin.parameters()]), audio.grad.numpy()
 
 
@@ -96,18 +101,20 @@ def test_gradients_and_statistics_equal_the_twin(arch, batch, channels, samples,
         estimate, changed = network.apply(inputs, mixture, train=train, mutable=["batch_stats"])
         return jnp.mean((estimate - target[:, None]) ** 2), changed
 
-    # its rounding errors, three times as large without optimisation, would exceed the tolerance
-    jit = optimised.jit if arch == "mobilenet-subband" else jax.jit
-    compute = jit(jax.grad(loss, argnums=(0, 2), has_aux=True))
+    # rounding errors, up to three times as large without optimisation, would exceed the tolerances on some CPUs
+    compute = optimised.jit(jax.grad(loss, argnums=(0, 2), has_aux=True))
     (gradients, to_mixture), changed = compute(variables["params"], variables["batch_stats"], mixture)
 
-    # at the kinks of relu a rounding error chooses the side, and float32 is that far off float64: PyTorch's own up to
-    # 1.4e-3 for resunet143-ismir2021 and 1.7e-2 for mobilenet-subband, ours 1.9e-3 and, for cws-joint, 2.8e-3 on an AMD
-    # EPYC without AVX-512, less on others
-    _, to_mixture_exactly = torch_gradients(twin.double().train(train), mixture, target)
+    # float64 is the truth that all float32 computations approach, PyTorch's own with other errors in other threads: on
+    # an AMD EPYC it is 9.9e-4 and 1.4e-3 off for resunet143-ismir2021, up to 1.7e-2 for mobilenet-subband
+    draws = [torch_gradients(copy.deepcopy(twin).train(train), mixture, target, threads) for threads in (1, 2)]
+    exact = torch_gradients(twin.double().train(train), mixture, target)
+    errors = [[relative_error(*both) for both in zip(draw, exact, strict=True)] for draw in draws]
+    allowed = [min(max(*of_draws, 1e-3), 2e-3) for of_draws in zip(*errors, strict=True)]
     theirs = gradients_and_statistics(twin, config)
-    assert relative_error(flat(gradients), flat(theirs["params"])) <= 5e-3
-    assert relative_error(to_mixture, to_mixture_exactly) <= 5e-3
+    # the kinks of relu amplify rounding where gradients of many samples meet: norms over all parameters
+    assert relative_error(flat(gradients), flat(theirs["params"])) <= allowed[0]
+    assert relative_error(to_mixture, exact[1]) <= allowed[1]
     assert relative_error(flat(changed["batch_stats"]), flat(theirs["batch_stats"])) <= 1e-5
 
     # activations and maps that stay away from the kinks, on either side
