@@ -167,6 +167,16 @@ def test_a_track_that_fails_later_is_told_and_the_others_count(root, tmp_path, m
     assert [excerpt.track for excerpt in result.excerpts] == ["Song 0", "Song 2"]
 
 
+def test_a_failure_that_names_a_file_whose_name_is_no_text_is_told(root, tmp_path, model):
+    shutil.copytree(root / "valid", tmp_path / "valid")
+    validator = Validator(config_of(model), find_tracks(tmp_path, "valid"))
+    vocals = tmp_path / "valid" / "Song 1" / "vocals.wav"
+    vocals.rename(vocals.with_name(os.fsdecode(b"Caf\xe9.wav")))
+    result = validator(model.variables)
+    assert list(result.failed) == ["Song 1"]
+    assert r"holds Caf\udce9.wav, bass.wav" in result.failed["Song 1"]
+
+
 def test_weights_that_give_no_numbers_are_told_as_failures(validator, model):
     broken = jax.tree.map(lambda x: np.nan * x, model.variables)
     result = validator(broken)
