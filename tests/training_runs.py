@@ -68,7 +68,8 @@ def smooth(state: TrainState) -> TrainState:
     def shifted(path: tuple, leaf: jax.Array) -> jax.Array:
         return leaf + 4 if path[-1].key == "bias" else leaf
 
-    return state._replace(params=jax.tree.map_with_path(shifted, state.params))
+    params, ema = jax.tree.map_with_path(shifted, (state.params, state.ema))
+    return state._replace(params=params, ema=ema)
 
 
 def run(devices: int | None = None, **changes) -> dict[str, np.ndarray]:
