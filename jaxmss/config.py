@@ -43,7 +43,7 @@ class ResUNetConfig:
       channels: audio channels.
       subbands: of the filter bank: 1 (none), 2, 4 or 8.
       tail_padding: whether the filter bank is given 64 zeros to ring out.
-      n_fft: STFT window in samples of a subband; a power of two.
+      n_fft: STFT window in samples of a subband; even.
       hop: STFT hop in samples of a subband.
       magnitude_floor: least squared magnitude of a bin.
       maps: how the last axis holds the maps.
@@ -93,6 +93,10 @@ class ResUNetConfig:
             check(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1")
         check(bool(self.widths) and min(self.widths) >= 1, "widths", self.widths, "give a width for each level")
         check(set(self.last_pooling) <= {1, 2}, "last_pooling", self.last_pooling, "pool by 1 or 2")
+        check(0 < self.magnitude_floor < 1, "magnitude_floor", self.magnitude_floor, "it must be above 0 and below 1")
+        for name in ("block_norm_momentum", "decoder_norm_momentum"):
+            check(0 < getattr(self, name) <= 1, name, getattr(self, name), "it must be above 0 and at most 1")
+        check(self.n_fft % 2 == 0, "n_fft", self.n_fft, "it must be even")
         bins = self.n_fft // 2
         fold = 2 ** (len(self.widths) - 1) * self.last_pooling[1]
         check(bins % fold == 0, "n_fft", self.n_fft, f"half of it must be a multiple of {fold}, for the pooling")
@@ -209,6 +213,8 @@ def converted(hint: Any, name: str, value: Any) -> Any:
     if origin is types.UnionType:
         return None if value is None else converted(_alternative(arguments, value), name, value)
     if origin is tuple and isinstance(value, list):
+        if arguments[-1] is not Ellipsis:
+            check(len(value) == len(arguments), name, value, f"give {len(arguments)} values")
         return tuple(converted(arguments[0], name, item) for item in value)
     if origin is typing.Literal:
         check(value in arguments, name, value, f"choose from {', '.join(map(repr, arguments))}")

@@ -236,6 +236,16 @@ def test_what_cannot_be_written_is_told_in_a_line_and_costs_no_older_checkpoint(
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "3"]
 
 
+def test_a_score_that_cannot_be_noted_is_told_of_its_step(tmp_path):
+    save(tmp_path, {1: 2.0, 2: None})
+    told = "checkpoints/2 cannot be written: File too large; those"
+    with RunCheckpoints(tmp_path, Checkpoints(), "") as checkpoints, limited(10):
+        with pytest.raises(CheckpointError, match=told):
+            checkpoints.score(2, 5.0)
+        assert not checkpoints.validated(2)
+    assert tiny_run.same(restored(tmp_path)[0], tiny_run.state(CONFIG, 2))
+
+
 def test_a_full_disk_is_told(tmp_path):
     """Needs a file system of its own: run by root, as in a container."""
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", tmp_path], capture_output=True).returncode:

@@ -87,7 +87,10 @@ def test_a_directory_that_holds_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": 3}', '{"config": {"widths": [4]}}'])
+SHORT = '{"config": {"data": {"gain": [1.0]}}}'
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": 3}', '{"config": {"widths": [4]}}', SHORT])
 def test_a_config_of_something_else_is_left_alone(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json is not the config of a run \(.*name a new directory"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,16 @@ def test_what_fits_is_taken_by_choice_and_the_rest_listed(run):
     for name in untaken:
         assert f"params/{name} (" in line
     assert tiny_run.same(state.ema["params"], state.params)
+
+
+def test_parameters_that_the_network_has_no_place_for_are_told_apart_in_lines_of_bounded_length(tmp_path):
+    deep = tiny_run.config(model=replace(CONFIG.model, blocks=4))
+    _, [stay, left] = started(train(tmp_path / "deep", {10: None}, deep), init_partly=True)
+    assert re.search(r"as initialised stay (\S+ \(\(.*?\), not \(.*?\)\)(, | and )){8}\d+ more$", stay)
+    assert re.search(r"not of this network are \S+/decoder1/blocks/rest/\S+(, \S+){7} and \d+ more$", left)
+    _, [stay] = started(train(tmp_path / "flat", {10: None}), model=deep.model, init_partly=True)
+    assert re.search(r"as initialised stay (\S+ \(.*?\)+(, | and )){8}\d+ more$", stay)
+    assert "decoder1/blocks/rest/bn2/mean (missing)" in stay
 
 
 def test_a_network_with_nothing_in_common_is_refused(tmp_path):

@@ -63,6 +63,27 @@ def test_the_report_tells_the_best_the_last_and_the_gain_over_the_mixture(run):
     assert lines[3].split() == ["<b>", "4.00", "9.00", "6.00", "+2.00"]
 
 
+def test_a_validation_in_which_tracks_failed_is_not_compared(run):
+    expected = summarise("run", read_metrics(run))
+    scores = {"sdr": {"vocals": 8.0, "<b>": 9.0}, "mixture": {"vocals": -5.0, "<b>": 4.0}, "tracks": {"A": {}, "B": {}}}
+    failed = {"step": 400, "validation": {"mean": 8.5, **scores, "failed": {"B": "it is gone"}}}
+    assert summarise("run", [*read_metrics(run), failed]) == expected
+    assert summarise("run", [failed])["best"] is None
+
+
+def test_of_equal_validations_the_last_is_the_best_as_it_is_of_checkpoints(run):
+    lines = read_metrics(run)
+    [second] = [line for line in lines if line["step"] == 200 and "validation" in line]
+    assert summarise("run", [*lines, second | {"step": 400}])["best"]["step"] == 400
+
+
+def test_a_complete_run_that_is_started_again_was_not_taken_up(run):
+    lines = [*read_metrics(run), {"step": 400, "time": 1.8e9, "started": {"device": "gpu", "devices": 4}}]
+    page = render(summarise("run", lines), lines, json.loads((run / "config.json").read_text()))
+    assert "taken up" not in page
+    assert "<dt>devices</dt><dd>1 x cpu</dd>" in page
+
+
 def test_the_page_needs_nothing_beside_it_and_escapes_names(run):
     write_report(run)
     page = (run / "report.html").read_text()
@@ -74,10 +95,10 @@ def test_the_page_needs_nothing_beside_it_and_escapes_names(run):
 
 def test_a_run_without_validation_or_steps_has_a_report(tmp_path):
     with claimed(tmp_path / "run", tiny_run.config()):
-        assert write_report(tmp_path / "run") == "run: no validation to tell of"
+        assert write_report(tmp_path / "run") == "run: no validation of all tracks to tell of"
         file = MetricsFile(tmp_path / "run" / "metrics.jsonl", 0)
         file.write(step_line(5, 0.1))
-        assert write_report(tmp_path / "run") == "run: no validation to tell of"
+        assert write_report(tmp_path / "run") == "run: no validation of all tracks to tell of"
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<polyline") == 1
     assert "<table" not in page

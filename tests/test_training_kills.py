@@ -178,6 +178,12 @@ def test_a_run_that_is_killed_while_it_validates_keeps_the_step(tmp_path, kill):
         assert runs.score(run.directory, 7) > -math.inf
     assert "step 7: median SDR in dB over 3 tracks" in run.output.read_text()
 
+    (tmp_path / "data/valid/d/vocals.wav").write_bytes(b"")  # nothing looks at it any more
+    run.end(run.start())
+    assert run.ended[-1] == 0, run.output.read_text()
+    write_config(run.config, to_json(replace(settings, seed=1)))
+    assert "holds a run of another config: seed 0 -> 1" in give_up(run)
+
 
 def validated(run: Run) -> list[int]:
     return [line["step"] for line in read_metrics(run.directory) if "validation" in line]

@@ -24,15 +24,13 @@ from etils import epath
 from jaxmss.audio.aside import reporting
 from jaxmss.data import prepared
 from jaxmss.data.clips import Clip, Song, open_clip
-from jaxmss.data.splits import validation_names
+from jaxmss.data.splits import SPLITS, validation_names
 from jaxmss.data.stem_files import decode
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, STREAMS, Track, find_tracks
 from jaxmss.errors import InputError
 
 RECORD_SECONDS = 1  # a random excerpt of 3 s is cut out of 4 s read; smaller records would cost more than they spare
 SHARD_BYTES = 1 << 28  # a shard is in memory while it is written
-
-SPLITS = ("train", "valid", "test")
 
 Recordings = Sequence[tuple[str, str, Clip]]  # name of the track, of the stem, its samples
 Progress = Callable[[int], object]  # told how many more samples are written

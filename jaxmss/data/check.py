@@ -20,12 +20,11 @@ from jaxmss.data import prepared
 from jaxmss.data.clips import FULL_SCALE, Clip
 from jaxmss.data.listening import MixtureScan, Problem, StemScan
 from jaxmss.data.pools import recordings
-from jaxmss.data.splits import validation_names
+from jaxmss.data.splits import SPLITS, validation_names
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, STEMS, STREAMS, Waveform, decode_stream
 from jaxmss.errors import InputError
 
 RATE, CHANNELS = 44100, 2  # of the published networks
-SPLITS = ("train", "valid", "test")
 TRAINING = ("train", "valid")  # where stems may have folders of their own
 BLOCK = 1 << 17  # samples
 
@@ -173,7 +172,8 @@ def _whole_blocks(blocks: Blocks, scan: StemScan, problems: list[Problem]) -> It
         if (problem := Problem(str(error))) not in problems:  # one file may hold all stems
             problems.append(problem)
         return
-    yield np.concatenate(held, axis=1)
+    if any(part.size for part in held):
+        yield np.concatenate(held, axis=1)
 
 
 def _unlike(scans: Mapping[str, StemScan]) -> Iterator[Problem]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
+
+from jaxmss.data.progress import progress_bar
 
 _HOUR = 3600
 
@@ -42,7 +43,7 @@ def build(source: Path, destination: str, beam: str | None) -> int:
     from jaxmss.data.build import build
 
     options = None if beam is None else [f"--{option.strip()}" for option in beam.split(",") if option.strip()]
-    with _bar("s") as report:
+    with progress_bar("s") as report:
         directory = build(source, destination, options, report)
     tracks = ", ".join(
         f"{len(prepared.tracks(destination, split))} in {split}" for split in prepared.splits(destination)
@@ -55,19 +56,7 @@ def synth(directory: Path, songs: int, seconds: float, seed: int) -> int:
     """Write the synthetic data set and tell where it lies; return 0."""
     from jaxmss.data import synth
 
-    with _bar("song") as report:
+    with progress_bar("song") as report:
         synth.write(directory, songs, seconds, seed, progress=report)
     print(f"Wrote {directory}; use it by --data.root {directory}")
     return 0
-
-
-@contextmanager
-def _bar(unit: str) -> Iterator[Callable[[float, float], None]]:
-    """Yield what shows progress when it is told how much is done, and of how much."""
-    with tqdm(unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def report(done: int | float, total: int | float) -> None:
-            bar.total = round(total)
-            bar.update(int(done) - bar.n)
-
-        yield report

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int16
 
+from jaxmss.data.clips import FULL_SCALE
 from jaxmss.training.config import SUM, Part
 from jaxmss.typing import Array, Float
-
-FULL_SCALE = 32768
 
 Either = jax.Array | np.ndarray  # on its way to the device, or there
 

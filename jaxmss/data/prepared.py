@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from jaxmss.data.clips import FULL_SCALE, Clip, Pcm, Song
-from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, STEMS, Track, Waveform
+from jaxmss.data.tracks import ACCOMPANIMENT, ACCOMPANYING, MIXTURE, Track, Waveform
 from jaxmss.errors import AudioError, InputError, suggest
 
 NAME = "musdb18_hq"
@@ -147,7 +147,7 @@ class PreparedTrack(Track):
             return (stem,)
         if stem == MIXTURE:
             return tuple(clips)
-        added = tuple(part for part in STEMS if part != "vocals") if stem == ACCOMPANIMENT else (stem,)
+        added = ACCOMPANYING if stem == ACCOMPANIMENT else (stem,)
         if not all(part in clips for part in added):
             known = (*clips, MIXTURE, ACCOMPANIMENT)
             raise InputError(f"Track {self.name!r} of {self.root!r} has no stem {stem!r}{suggest(stem, known)}")

@@ -10,6 +10,8 @@ import yaml
 
 from jaxmss.errors import InputError
 
+SPLITS = ("train", "valid", "test")
+
 
 @cache
 def validation_names() -> frozenset[str]:

@@ -23,7 +23,8 @@ from jaxmss.errors import AudioError, InputError, suggest
 
 STEMS = ("drums", "bass", "other", "vocals")
 MIXTURE = "mixture"
-ACCOMPANIMENT = "accompaniment"  # everything but the vocals
+ACCOMPANIMENT = "accompaniment"
+ACCOMPANYING = tuple(stem for stem in STEMS if stem != "vocals")
 
 STREAMS = (MIXTURE, *STEMS)  # of a .stem.mp4, in order
 STEM_FILE = ".stem.mp4"
@@ -68,7 +69,7 @@ class Track:
         if (self.path / f"{stem}.wav").is_file():
             return (stem,)
         if stem == ACCOMPANIMENT:
-            return tuple(part for part in STEMS if part != "vocals")
+            return ACCOMPANYING
         if stem not in STREAMS:
             raise InputError(f"Track {self.name!r} has no stem {stem!r}{suggest(stem, (*STREAMS, ACCOMPANIMENT))}")
         return (stem,)

@@ -78,8 +78,8 @@ class RunCheckpoints:
         if step in self._manager.all_steps():
             return
         items = {item: ocp.args.StandardSave(tree) for item, tree in _items(state).items()}
-        with self._told():
-            self._manager.wait_until_finished()
+        self.wait()
+        with self._told(step):
             self._saving = step
             self._scores[step] = -math.inf
             if not self._manager.save(step, args=ocp.args.Composite(**items)):
@@ -94,7 +94,7 @@ class RunCheckpoints:
         """
         self.wait()
         self._scores[step] = -math.inf if math.isnan(sdr) else float(sdr)
-        with self._told():
+        with self._told(step):
             if jax.process_index() == 0:
                 runs.note_score(self.directory, step, self._scores[step])
             steps = sorted(self._manager.all_steps())
@@ -115,12 +115,12 @@ class RunCheckpoints:
 
     def wait(self) -> None:
         """Return when the last checkpoint is written; raise `CheckpointError` if it cannot be."""
-        with self._told():
+        with self._told(self._saving):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and end Orbax's threads."""
-        with self._told():
+        with self._told(self._saving):
             self._manager.close()
 
     def __enter__(self) -> RunCheckpoints:
@@ -190,14 +190,14 @@ class RunCheckpoints:
         (aside / runs.MANIFEST).write_text(json.dumps(runs.manifest(aside) | {"songs": self.songs}))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what Orbax raises when it cannot write into one line."""
+    def _told(self, step: int) -> Iterator[None]:
+        """Turn what Orbax raises when it cannot write the checkpoint of a step into one line."""
         try:
             yield
         except Exception as error:  # Orbax and its storage raise many kinds, none of them documented
             if isinstance(error, jax.errors.JaxRuntimeError):  # of a step that failed: Orbax only was the first to wait
                 raise
-            where, reason = self.directory / runs.CHECKPOINTS / str(self._saving), _reason(error)
+            where, reason = self.directory / runs.CHECKPOINTS / str(step), _reason(error)
             advice = "make room and start again" if reason in map(os.strerror, FULL) else "start again"
             raise CheckpointError(
                 f"The checkpoint {where} cannot be written: {reason}; those before it are whole: {advice} to go on "

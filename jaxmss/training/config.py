@@ -114,8 +114,8 @@ class Loss:
     def __post_init__(self) -> None:
         after = self.conserve_after
         check(after is None or 0 <= after < 2**31, "conserve_after", after, "it must be 0 to 2**31 - 1 steps")
-        check(self.waveform >= 0, "waveform", self.waveform, "it must be at least 0")
-        check(self.spectrogram >= 0, "spectrogram", self.spectrogram, "it must be at least 0")
+        for name in ("waveform", "spectrogram"):
+            check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "it must be a number of at least 0")
         check(self.waveform + self.spectrogram > 0, "waveform", self.waveform, "one of the weights must be above 0")
         check(1 <= self.hop <= self.n_fft // 2, "hop", self.hop, f"it must be 1 to half of n_fft (={self.n_fft})")
 

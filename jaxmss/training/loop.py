@@ -10,12 +10,12 @@ from contextlib import closing
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 from jaxmss.checkpoints import runs
 from jaxmss.data import synth
 from jaxmss.data.batches import batches
 from jaxmss.data.mixing import Batch
+from jaxmss.data.progress import progress_bar
 from jaxmss.data.songs import fingerprint, root_of, training_songs, validation_tracks
 from jaxmss.errors import AudioError, CheckpointError, InputError
 from jaxmss.loading import keep_compiled_programs
@@ -54,16 +54,17 @@ def train(config: Config, run: Path) -> bool:
         tracks = validation_tracks(config.data) if config.validation.every else []
     learned = fingerprint(songs)
     same_songs(learned, [track.name for track in tracks])
-    validator = Validator(config, tracks) if tracks else None
-    if validator is not None and validator.left_out:
-        tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")
 
     with claimed(run, config), RunCheckpoints(run, config.checkpoints, learned) as checkpoints:
         state = sharding.init(config, mesh)
         restored = checkpoints.restore_latest(state, tell)
         state = start_from(config, state, tell) if restored is None else restored
-        take_step = sharding.compile_step(config, mesh)
         first, steps = int(state.step), config.steps(config.hours)
+        complete = first >= steps and (not tracks or checkpoints.validated(first))
+        validator = Validator(config, tracks) if tracks and not complete else None
+        if validator is not None and validator.left_out:
+            tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")
+        take_step = sharding.compile_step(config, mesh)
         model, process = config.model, (jax.process_index(), jax.process_count())
         stream = batches(
             songs, config.data, model.sample_rate, model.channels, config.seed, first, steps, process=process
@@ -101,11 +102,11 @@ def train(config: Config, run: Path) -> bool:
                     _give_up(*running.popleft(), config, run)
 
                 stop = sigterm.stops()
-                validated = validation_due(step) and not stop
-                if validated or stop or step == steps or checkpoints.due(step):
+                validating = validation_due(step) and not stop
+                if validating or stop or step == steps or checkpoints.due(step):
                     watch.flush(saved=True)
                     checkpoints.save(step, state)  # before validation, in which the process may be killed
-                if validated:
+                if validating:
                     stop = not validate(step, state)
                 checkpoints.check()
                 if stop:
@@ -144,13 +145,8 @@ def _make_songs(data: Data) -> None:
     """Make the synthetic data set that `data.root` asks for, unless it is there."""
     if not data.root.startswith(SYNTH):
         return
-    with tqdm(unit="song", desc="Making songs", disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def show(done: int, songs: int) -> None:
-            bar.total = songs
-            bar.update(done - bar.n)
-
-        synth.write(root_of(data), progress=show)
+    with progress_bar("song", "Making songs") as report:
+        synth.write(root_of(data), progress=report)
 
 
 def _readable(stream: Iterator[Batch], unread: list[AudioError], sigterm: Sigterm) -> Iterator[Batch]:

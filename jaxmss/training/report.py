@@ -51,12 +51,13 @@ def summarise(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what report.json holds: None for a figure that does not exist.
 
     ``best`` (by the mean over sources) and ``last`` have ``step``, ``mean`` and ``sdr`` by source, in dB; ``mixture``
-    the SDR of the mixture itself by source; ``gain`` what the best is above that.
+    the SDR of the mixture itself by source; ``gain`` what the best is above that. Validations in which tracks failed
+    are left out, as they are where checkpoints are compared: their medians are over fewer tracks.
     """
     steps = [line for line in lines if "loss_mean" in line]
-    validations = [{"step": line["step"], **line["validation"]} for line in lines if "validation" in line]
+    validations = [{"step": line["step"], **line["validation"]} for line in _whole_validations(lines)]
     scored = [validation for validation in validations if validation["mean"] is not None]
-    best = max(scored, key=lambda validation: validation["mean"], default=None)
+    best = max(scored, key=lambda validation: (validation["mean"], validation["step"]), default=None)
     final = steps[-1] if steps else {}
     return {
         "run": name,
@@ -76,7 +77,7 @@ def summarise(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def table(report: Mapping[str, Any]) -> str:
     """Return the scores as lines for the terminal."""
     if report["best"] is None:
-        return f"{report['run']}: no validation to tell of"
+        return f"{report['run']}: no validation of all tracks to tell of"
     lines = [f"{report['run']}, {_heading(report)}"]
     lines.append(f"{'':15}{'mixture':>9}{'last':>9}{'best':>9}{'best - mixture':>17}")
     for source, row in _rows(report).items():
@@ -97,6 +98,10 @@ def render(report: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], told: 
         facts=_facts(report, lines, told),
         style=common()["style"],
     )
+
+
+def _whole_validations(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [line for line in lines if "validation" in line and not line["validation"]["failed"]]
 
 
 def _scores(validation: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -160,7 +165,7 @@ def _charts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     x, y = _numbers([line["step"] for line in steps]), _numbers([line["loss_mean"] for line in steps])
     charts = [chart("Loss by step", [Curve("training", x, y)], 4)]
 
-    told = [line for line in lines if "validation" in line]
+    told = _whole_validations(lines)
     x, curves = _numbers([line["step"] for line in told]), []
     for colour, source in enumerate(told[-1]["validation"]["sdr"] if told else ()):
         y = _numbers([line["validation"]["sdr"].get(source) for line in told])
@@ -175,7 +180,8 @@ def _numbers(values: Sequence[int | float | None]) -> Float[np.ndarray, " n"]:
 
 
 def _facts(report: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> str:
-    started = [line["started"] for line in lines if "started" in line]
+    # a process that did nothing, as the run was complete, did not take it up
+    started = [a["started"] for a, b in pairwise(lines) if "started" in a and "started" not in b]
     # the time between the end of a process and the start of the next is nobody's
     running = sum((b["time"] - a["time"] for a, b in pairwise(lines) if "started" not in b), 0.0)
     again = max(len(started) - 1, 0)

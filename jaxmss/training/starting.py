@@ -16,14 +16,14 @@ from jaxmss.training.config import Config
 from jaxmss.training.state import TrainState, variables_of
 from jaxmss.typing import Array, PyTree
 
-MOST = 8  # names in an error message
+MOST = 8  # names in a line
 
 
 def start_from(config: Config, state: TrainState, tell: Callable[[str], None]) -> TrainState:
     """Return the initial `state` with the parameters and statistics of `config.init`; the optimizer starts afresh.
 
     Without `config.init_partly` the checkpoint must be of the same stems, with the same parameters. With it, parameters
-    that it lacks or has in other shapes stay as initialised, and `tell` is given a line with what differs.
+    that it lacks or has in other shapes stay as initialised, and `tell` is given lines with what differs.
 
     Args:
       config: of the run.
@@ -42,20 +42,20 @@ def start_from(config: Config, state: TrainState, tell: Callable[[str], None]) -
     differing = _differing(given, wanted)
     if all(name in differing for name in wanted):
         raise InputError(f"init {config.init!r} has nothing in common with the network; choose another checkpoint")
-    lines = [f"{name} ({why})" for name, why in differing.items()]
     others = network.sources != config.model.sources
     stems = f"stems ({', '.join(network.sources)}, not {', '.join(config.model.sources)})"
     if (others or differing) and not config.init_partly:
-        shown = [*[stems] * others, *lines]
-        more = f" and {len(shown) - MOST} more" if len(shown) > MOST else ""
+        told = _listed([*[stems] * others, *(f"{name} ({why})" for name, why in differing.items())])
         raise InputError(
-            f"init {config.init!r} is of another network: {', '.join(shown[:MOST])}{more}; with init_partly what has "
-            "the same name and shape is taken all the same, and the rest stays as initialised"
+            f"init {config.init!r} is of another network: {told}; with init_partly what has the same name and shape is "
+            "taken all the same, and the rest stays as initialised"
         )
     if others:
         tell(f"init {config.init}: of other {stems}; what has the same name and shape is taken for these")
-    if differing:
-        tell(f"init {config.init}: as initialised stay {', '.join(lines)}")
+    if kept := [f"{name} ({differing[name]})" for name in wanted if name in differing]:
+        tell(f"init {config.init}: as initialised stay {_listed(kept)}")
+    if left := [name for name in given if name not in wanted]:
+        tell(f"init {config.init}: not of this network are {_listed(left)}")
 
     def taken(path: tuple, leaf: Array) -> Array:
         name = _name(path)
@@ -74,6 +74,11 @@ def _differing(given: dict[str, Array], wanted: dict[str, Array]) -> dict[str, s
         if given[name].shape != wanted[name].shape:
             differing[name] = f"{given[name].shape}, not {wanted[name].shape}"
     return dict(sorted(differing.items()))
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more
 
 
 def _named(tree: PyTree) -> dict[str, Array]:

@@ -88,7 +88,7 @@ class Watch:
         if not self._tells:
             return
         seen = self._file.validated
-        if seen == step:  # by the process before, which ended while it saved this step
+        if seen == step:  # by the process before, which ended before it noted the score
             return
         self._board.scalars(step, {"sdr/mean": result.mean} | {f"sdr/{s}": value for s, value in result.sdr.items()})
         self._board.excerpts(step, result.excerpts, fixed=seen is None)

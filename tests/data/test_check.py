@@ -55,6 +55,13 @@ def test_a_sound_data_set_has_no_problems_and_its_length_is_told(tmp_path):
     assert [(report.tracks, report.seconds) for report in reports] == [(1, SAMPLES / RATE)] * 3
 
 
+def test_a_track_that_ends_where_a_block_does_has_no_problems(tmp_path):
+    write(tmp_path / "train/A", **{stem: samples[:BLOCK] for stem, samples in stems(0).items()})
+    [report] = check(find(tmp_path, ["train"]))
+    assert not report.problems
+    assert report.seconds == BLOCK / RATE
+
+
 def test_recordings_in_folders_of_their_stems_are_tracks_of_one_stem(tmp_path):
     for split, seed in (("train", 0), ("valid", 2)):
         for stem, count in (("target", 1), ("residual", 2)):

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from jaxmss.audio.aside import reporting
 from jaxmss.audio.wav import wav_header
-from jaxmss.data.synth.mix import SPLITS, render
+from jaxmss.data.splits import SPLITS
+from jaxmss.data.synth.mix import render
 from jaxmss.data.synth.score import RATE
 from jaxmss.data.synth.workers import run
 from jaxmss.errors import InputError

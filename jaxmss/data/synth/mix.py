@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int16
 
+from jaxmss.data.splits import SPLITS
 from jaxmss.data.synth.bass import bass
 from jaxmss.data.synth.drums import drums
 from jaxmss.data.synth.effects import rms
@@ -13,7 +14,6 @@ from jaxmss.data.synth.score import RATE, Score, compose
 from jaxmss.data.synth.voice import vocals
 from jaxmss.data.tracks import MIXTURE
 
-SPLITS = ("train", "valid", "test")
 _PEAK = 10 ** (-1 / 20)  # of the mixture: 1 dB below full scale
 _QUIETEST, _LOUDEST = -7.5, -3.5  # dB of the vocals against all the rest, in the middle one of the song's seconds
 
