@@ -23,8 +23,8 @@ import numpy as np
 from jaxmss.audio.wav import wav_header
 from jaxmss.data.batches import batches
 from jaxmss.data.build import build
-from jaxmss.data.clips import Song
-from jaxmss.data.mixing import FULL_SCALE, Batch
+from jaxmss.data.clips import FULL_SCALE, Song
+from jaxmss.data.mixing import Batch
 from jaxmss.data.songs import training_songs
 from jaxmss.data.tracks import STEMS
 from jaxmss.models import architecture

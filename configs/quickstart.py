@@ -1,4 +1,4 @@
-"""Trial run: a small CWS-PResUNet learns to find synthetic voices in ten minutes on two cores; makes its own songs."""
+"""Trial run: a small CWS-PResUNet learns to find synthetic voices in minutes on two cores; makes its own songs."""
 
 from jaxmss.config import BYTESEP_SUBBAND, ResUNetConfig
 from jaxmss.training.config import SYNTH, Checkpoints, Config, Data, Optim, Part, Validation, Watch
