@@ -19,6 +19,7 @@ CASES = {
     "batch": {"devices": 8, "batch": 12},
     "parts of parts": {"devices": 8, "accumulate": 4},
     "odd group": {"devices": 8, "fsdp": 3},
+    "remat": {"devices": 2, "remat": True},
 }
 
 
@@ -58,6 +59,11 @@ def test_each_gradient_is_summed_once(runs, case):
     found = {place: int(runs[case][f"kernels summed {place}"]) for place in ("outside", "in loops")}
     assert found == {"outside": len(kernels), "in loops": 0}
     assert len(kernels) > 5
+
+
+def test_rematerialisation_asks_other_devices_for_nothing_again(runs):
+    assert runs["remat"]["collectives/all-reduce"] == runs["two"]["collectives/all-reduce"]
+    training_runs.assert_same(runs["remat"], runs["two"])
 
 
 def test_sums_are_in_float32_whatever_the_network_computes_in(runs):

@@ -43,10 +43,11 @@ print(sorted({"jax", "flax", "orbax", "soundfile"} & set(sys.modules)))
         assert re.search(rf"^  configs/{config.name} +\S.{{20,}}", told, re.MULTILINE), config
 
 
-def test_a_reader_that_has_read_enough_gets_no_traceback():
-    command = f"{sys.executable} train.py configs/quickstart.py --help | head -1"
+@pytest.mark.parametrize("program", ["train.py configs/quickstart.py", "eval.py"])
+def test_a_reader_that_has_read_enough_gets_no_traceback(program):
+    command = f"{sys.executable} {program} --help | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: train.py configs/quickstart.py")
+    assert done.stdout.startswith(f"usage: {program}")
     assert done.stderr == ""
 
 
@@ -110,6 +111,7 @@ def test_a_mistake_gets_one_line_and_status_2(arguments, says, capsys, tmp_path)
         (["--optim.lr", "fast"], "could not convert string to float: 'fast'"),
         (["--data.bath", "3"], "--data.batch"),
         (["--data.valid", "train"], "'valid' (='train') cannot be used: validate on other tracks"),
+        (["--data.valid", "./train/"], "'valid' (='./train/') cannot be used: validate on other tracks"),
         (["--seed", "99999999999999999999999"], "'seed' (=99999999999999999999999) cannot be used"),
         (["--data.seconds", "0.00001"], "'seconds' (=1e-05) cannot be used"),
         (["--optim.decay-every", "1e9"], "'decay_every' (=1000000000.0) cannot be used: these are more steps than"),

@@ -146,13 +146,13 @@ def test_there_is_no_moving_average_without_decay():
 
 
 def test_bfloat16_is_inside_the_network_alone():
-    settings = config(dtype="bfloat16", **NARROW)
-    (before, after), (metrics,) = run(settings, [batch(0)])
-    assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype(np.float32), np.dtype(np.int32)}
-    (value, _), gradient = objective_and_gradient(settings, before, batch(0))
-    assert metrics["loss"] == pytest.approx(float(value), rel=0.02)
-    assert metrics["loss"] != pytest.approx(float(value), rel=1e-6)
-    assert metrics["gradient_norm"] == pytest.approx(norm(gradient), rel=0.2)
+    for number in range(3):  # in one of which a bin's phase maps in bfloat16 would both be 0
+        (before, after), (metrics,) = run(config(dtype="bfloat16", **NARROW), [batch(number)])
+        assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype(np.float32), np.dtype(np.int32)}
+        (value, _), gradient = objective_and_gradient(config(**NARROW), before, batch(number))
+        assert metrics["loss"] == pytest.approx(float(value), rel=1e-3)
+        assert metrics["loss"] != pytest.approx(float(value), rel=1e-6)
+        assert metrics["gradient_norm"] == pytest.approx(norm(gradient), rel=0.03)
 
 
 def test_rematerialisation_changes_no_result():

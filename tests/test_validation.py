@@ -165,6 +165,8 @@ def test_a_track_that_fails_later_is_told_and_the_others_count(root, tmp_path, m
     assert np.isnan(result.tracks["Song 1"]["vocals"])
     assert result.mean == pytest.approx(np.mean([whole.tracks[name]["vocals"] for name in ("Song 0", "Song 2")]))
     assert [excerpt.track for excerpt in result.excerpts] == ["Song 0", "Song 2"]
+    fewer = Validator(config_of(model), [t for t in find_tracks(tmp_path, "valid") if t.name != "Song 1"])
+    assert result.mixture == fewer(model.variables).mixture != whole.mixture
 
 
 def test_a_failure_that_names_a_file_whose_name_is_no_text_is_told(root, tmp_path, model):

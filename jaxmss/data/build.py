@@ -121,6 +121,8 @@ def build(
     Raises `InputError` for data that is missing, damaged or unlike, and a destination that cannot be written. Nothing
     half-written is left under the data set's name; what an earlier, killed build left is removed.
     """
+    if not str(destination):
+        raise InputError("The destination is empty; name a folder or a gs:// address")
     with prepared.reaching(destination):
         taken = prepared.directory(destination).exists()
     if taken:
@@ -163,13 +165,14 @@ def describe(songs: Mapping[str, Sequence[Song]]) -> dict[str, Any]:
     """Return what is stored beside the records. Raises `InputError` for songs that one data set cannot hold."""
     kinds = Counter(_kind(clip)[:2] for split in songs.values() for song in split for clip in song.clips.values())
     rate, channels = kinds.most_common(1)[0][0]
+    first = next(iter(songs.values()))[0]
+    stems = first.clips.keys() - {MIXTURE}
     for split in songs.values():
-        stems = split[0].clips.keys() - {MIXTURE}
         for song in split:
             _require_text(song)
             if missing := sorted((stems ^ song.clips.keys()) - {MIXTURE}):
                 raise InputError(
-                    f"Tracks {split[0].name!r} and {song.name!r} differ in their stems: only one of them has "
+                    f"Tracks {first.name!r} and {song.name!r} differ in their stems: only one of them has "
                     f"{', '.join(missing)}; complete the other (recordings in folders by stem are not prepared: train "
                     "on them as they are)"
                 )

@@ -26,7 +26,7 @@ def check(root: str, splits: Sequence[str], folders: Sequence[str]) -> int:
         for report in chain(() if splits else absent(found), check(found)):
             for problem in report.problems:
                 with bar.external_write_mode(sys.stdout):
-                    print(f"{report.where}: {problem}", flush=True)
+                    print(f"{report.where}: {problem}".replace("\n", "\\n"), flush=True)
                 errors += problem.is_error
                 warnings += not problem.is_error
             seconds += report.seconds

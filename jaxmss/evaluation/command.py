@@ -13,6 +13,7 @@ import tyro
 
 from jaxmss.errors import InputError
 from jaxmss.options import AS_PUBLISHED, OptionFlags
+from jaxmss.output import close_output
 from jaxmss.workers import cores
 
 DEMO = "demo"
@@ -109,6 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print(f"eval.py: {error}", file=sys.stderr)
         status = 2
+    except BrokenPipeError:  # whoever read the output, such as `head`, has read enough
+        close_output()
+        status = 1
     except KeyboardInterrupt:
         print("eval.py: interrupted; start it again with the same output to go on", file=sys.stderr)
         status = 130

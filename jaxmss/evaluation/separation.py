@@ -36,7 +36,8 @@ def model_system(checkpoint: str, options: Options, dtype: str, known: Sequence[
     unknown = [source for source in model.sources if source not in known]
     if unknown:
         raise InputError(
-            f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(known)}"
+            f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(known)}; add the "
+            "stem's file to each track, or separate with `jaxmss separate` and score by --estimates what there is"
         )
     weights = _digest(model.plan(model.sources, options))  # which refuses what does not fit, before any work
     identity = {"checkpoint": exact, "weights": weights, "options": vars(options), "dtype": dtype}

@@ -148,8 +148,8 @@ class Attention(nn.Module):
             mixed = jnp.einsum("bst,bth->bsh", weights.astype(self.dtype), value, precision=lax.Precision.HIGHEST)
             return (mixed / total).astype(self.dtype)  # cheaper here than for every weight
 
-        # one head at a time: the weights of all of them would be hundreds of megabytes
-        mixed = lax.map(attend, (jnp.arange(heads), query, key, value))
+        # one head at a time, and anew in the backward pass: the weights of all of them would be hundreds of megabytes
+        mixed = lax.map(jax.checkpoint(attend, prevent_cse=False), (jnp.arange(heads), query, key, value))
         mixed = mixed.transpose(1, 2, 0, 3).reshape(x.shape)
         return Projection(features, self.dtype, torch_uniform, zeros, name="out")(mixed)
 

@@ -11,14 +11,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxmss.typing import Array, Float
+
+MEAN = "mean over devices"  # what rematerialisation knows it by: to compute it again, devices would have to talk again
 
 
 def mean_over_devices(x: Float[Array, "*_"]) -> Float[Array, "*_"]:
     """Return the mean of what each device has: that over the whole batch, if `x` is one over a part of it."""
     axes = _axes()
-    return lax.pmean(x, axes) if axes else x
+    return checkpoint_name(lax.pmean(x, axes) if axes else x, MEAN)
 
 
 def device_count() -> int:

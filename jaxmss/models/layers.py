@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Inexact
 
 from jaxmss.models.convolution import convolve, convolve_depthwise
@@ -16,6 +17,8 @@ from jaxmss.models.winograd import convolve_3x3
 from jaxmss.typing import Array, DTypeLike, Float, Int
 
 Lengths = Int[Array, " b"]  # how many positions in time each example has
+
+CONVOLUTION = "convolution"  # what rematerialisation knows it by
 
 xavier_uniform = nn.initializers.xavier_uniform()
 
@@ -104,7 +107,7 @@ class Conv(nn.Module):
             y = convolve_3x3(x, kernel)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return y
+        return checkpoint_name(y, CONVOLUTION)
 
 
 class Upsample(nn.Module):

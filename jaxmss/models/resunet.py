@@ -9,10 +9,13 @@ from __future__ import annotations
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxmss.config import ResUNetConfig
+from jaxmss.models.devices import MEAN
 from jaxmss.models.layers import (
+    CONVOLUTION,
     BatchNorm,
     Conv,
     Upsample,
@@ -89,7 +92,7 @@ class Blocks(nn.Module):
       config: of the network.
       dtype: of the computation.
       train: whether norms use the statistics of the batch.
-      remat: whether the backward pass computes the inside of each block again instead of storing it.
+      remat: whether the backward pass computes convolutions inside of each block again instead of storing them.
     """
 
     count: int
@@ -103,8 +106,9 @@ class Blocks(nn.Module):
     def __call__(self, x: Image, existing: FrameMask) -> Image:
         """Apply all blocks."""
         block = ResidualBlock if self.config.block == "residual" else MobileNetBlock
-        if self.remat:
-            block = nn.remat(block)
+        # norms and activations, of which each would keep several images, cost less to compute again than to store
+        kept = (MEAN,) if self.remat else (MEAN, CONVOLUTION)
+        block = nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names(*kept))
         make = partial(block, self.features, self.config, self.dtype, self.train)
         rest = self.count
         if x.shape[-1] != self.features:
@@ -162,7 +166,7 @@ class ResUNet(nn.Module):
 
     Attributes:
       config: of the network.
-      dtype: of the computation, float32 or bfloat16; parameters, statistics and maps are float32.
+      dtype: of the computation, float32 or bfloat16; parameters, statistics and maps are float32 always.
       remat: whether to trade computation for memory in the backward pass.
     """
 
@@ -207,8 +211,9 @@ class ResUNet(nn.Module):
         for head in sources if config.separate_heads else ("shared",):
             y = Blocks(config.head_blocks, config.widths[0], *context, name=f"head_{head}")(x, masks[0])
             outputs = 4 * config.channels * config.subbands * (1 if config.separate_heads else len(config.sources))
-            y = Conv(outputs, size=1, use_bias=True, dtype=self.dtype, name=f"maps_{head}")(y)
-            maps.append(y[:, :, :frames].astype(jnp.float32))
+            # in bfloat16 both phase maps of a bin are exactly 0 now and then, where their angle has a gradient of 1e10
+            y = Conv(outputs, size=1, use_bias=True, name=f"maps_{head}")(y.astype(jnp.float32))
+            maps.append(y[:, :, :frames])
         # zeros silence the last bin, which no level saw
         return jnp.pad(jnp.concatenate(maps, axis=-1), [(0, 0), (0, 1), (0, 0), (0, 0)])
 

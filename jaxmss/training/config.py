@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Literal
 
 from jaxmss.config import ResUNetConfig, check
@@ -79,7 +80,12 @@ class Data:
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
         check(bool(names) and len(set(names)) == len(names), "parts", names, "name each part once")
-        check(self.split != self.valid, "valid", self.valid, f"validate on other tracks than split (={self.split!r})")
+        check(
+            PurePath(self.split) != PurePath(self.valid),
+            "valid",
+            self.valid,
+            f"validate on other tracks than split (={self.split!r})",
+        )
         check(0 < self.seconds <= 600, "seconds", self.seconds, "it must be above 0 s and at most 600 s")
         check(self.batch >= 1, "batch", self.batch, "it must be at least 1")
         check(self.threads >= 1, "threads", self.threads, "it must be at least 1")
@@ -131,7 +137,8 @@ class Optim:
       decay: factor that it is multiplied by, again and again.
       decay_every: hours of audio between two decays.
       clip: greatest global norm of the gradients, longer ones are scaled down to it; None for any.
-      ema: decay of the exponential moving average of parameters and statistics; 0 for none.
+      ema: decay of the exponential moving average of parameters and statistics, which a run is judged by; 0 for none,
+        as it is in the papers of CWS-PResUNet and bytesep.
       give_up_after: steps in a row with a loss or gradient that is not finite, after which training stops.
     """
 

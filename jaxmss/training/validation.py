@@ -61,7 +61,7 @@ class Result:
 
     Attributes:
       tracks: name -> source -> median SDR over the track's frames, in dB; `nan` where nothing could be scored.
-      mixture: source -> median SDR over the tracks of the mixture itself, in dB: the figure to improve on.
+      mixture: source -> median SDR over the same tracks of the mixture itself, in dB: the figure to improve on.
       failed: name -> why, of tracks that could not be read, separated or scored.
       excerpts: of the first tracks of this process.
       seconds: that it took.
@@ -115,7 +115,7 @@ class Validator:
                 f"None of the {len(tracks)} validation tracks can be scored: each has a source that is silent "
                 "throughout; add tracks or set validation.every to 0"
             )
-        self._mixture = _over_tracks(scored)
+        self._mixture = scored
         self.left_out = tuple(name for name in scores if name not in scored)
         self._tracks = [track for track in tracks if track.name in scored]
 
@@ -138,7 +138,8 @@ class Validator:
             scores, failed, excerpts = self._over(self._tracks, estimate, self._excerpts)
         except _InterruptedError:
             return None
-        return Result(scores, self._mixture, failed, excerpts, time.perf_counter() - start)
+        mixture = {name: sdr for name, sdr in self._mixture.items() if name not in failed} or self._mixture
+        return Result(scores, _over_tracks(mixture), failed, excerpts, time.perf_counter() - start)
 
     def _over(
         self, tracks: Sequence[Track], estimate: Callable[[Waveform], Stems], excerpts: int

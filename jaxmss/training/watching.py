@@ -90,7 +90,9 @@ class Watch:
         seen = self._file.validated
         if seen == step:  # by the process before, which ended before it noted the score
             return
-        self._board.scalars(step, {"sdr/mean": result.mean} | {f"sdr/{s}": value for s, value in result.sdr.items()})
+        if not result.failed:  # medians over fewer tracks are no points of the same curve
+            scores = {"sdr/mean": result.mean} | {f"sdr/{s}": value for s, value in result.sdr.items()}
+            self._board.scalars(step, scores)
         self._board.excerpts(step, result.excerpts, fixed=seen is None)
         # last, as it says that this validation is told: a process that ends before it leaves it to the next one
         values = {"mean": result.mean, "sdr": result.sdr, "mixture": result.mixture, "tracks": result.tracks}
@@ -282,7 +284,8 @@ def validation_line(result: Result) -> str:
     """Return the medians of a validation as text."""
     sources = ", ".join(f"{s} {sdr:.2f} (mixture {result.mixture[s]:.2f})" for s, sdr in result.sdr.items())
     scored = len(result.tracks) - len(result.failed)
-    return f"median SDR in dB over {scored} tracks: {sources}; {duration(result.seconds)}"
+    tracks = "1 track" if scored == 1 else f"{scored} tracks"
+    return f"median SDR in dB over {tracks}: {sources}; {duration(result.seconds)}"
 
 
 def duration(seconds: float) -> str:

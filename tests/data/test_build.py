@@ -265,6 +265,18 @@ def test_songs_that_differ_are_refused_by_name(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_splits_that_differ_are_refused_by_name(source, tmp_path):
+    for folder in (source / "train").iterdir():
+        (folder / "bass.wav").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="differ in their stems: only one of them has bass"):
+        build(source, tmp_path / "out")
+
+
+def test_no_destination_is_refused(source):
+    with pytest.raises(InputError, match="The destination is empty; name a folder"):
+        build(source, "")
+
+
 def test_the_odd_track_is_named_also_if_it_is_the_first(source, tmp_path):
     for stem in ("bass", "drums", "mixture", "other", "vocals"):
         file = source / f"train/A/{stem}.wav"
