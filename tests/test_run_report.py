@@ -95,10 +95,10 @@ def test_the_page_needs_nothing_beside_it_and_escapes_names(run):
 
 def test_a_run_without_validation_or_steps_has_a_report(tmp_path):
     with claimed(tmp_path / "run", tiny_run.config()):
-        assert write_report(tmp_path / "run") == "run: no validation of all tracks to tell of"
+        assert write_report(tmp_path / "run") == "run: no validation to tell of"
         file = MetricsFile(tmp_path / "run" / "metrics.jsonl", 0)
         file.write(step_line(5, 0.1))
-        assert write_report(tmp_path / "run") == "run: no validation of all tracks to tell of"
+        assert write_report(tmp_path / "run") == "run: no validation to tell of"
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<polyline") == 1
     assert "<table" not in page

@@ -60,7 +60,7 @@ def train(config: Config, run: Path) -> bool:
         restored = checkpoints.restore_latest(state, tell)
         state = start_from(config, state, tell) if restored is None else restored
         first, steps = int(state.step), config.steps(config.hours)
-        complete = first >= steps and (not tracks or checkpoints.validated(first))
+        complete = first >= steps and checkpoints.validated(first)
         validator = Validator(config, tracks) if tracks and not complete else None
         if validator is not None and validator.left_out:
             tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")

@@ -77,7 +77,7 @@ def summarise(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def table(report: Mapping[str, Any]) -> str:
     """Return the scores as lines for the terminal."""
     if report["best"] is None:
-        return f"{report['run']}: no validation of all tracks to tell of"
+        return f"{report['run']}: no validation to tell of"
     lines = [f"{report['run']}, {_heading(report)}"]
     lines.append(f"{'':15}{'mixture':>9}{'last':>9}{'best':>9}{'best - mixture':>17}")
     for source, row in _rows(report).items():

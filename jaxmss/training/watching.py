@@ -90,9 +90,7 @@ class Watch:
         seen = self._file.validated
         if seen == step:  # by the process before, which ended before it noted the score
             return
-        if not result.failed:  # medians over fewer tracks are no points of the same curve
-            scores = {"sdr/mean": result.mean} | {f"sdr/{s}": value for s, value in result.sdr.items()}
-            self._board.scalars(step, scores)
+        self._board.scalars(step, {"sdr/mean": result.mean} | {f"sdr/{s}": value for s, value in result.sdr.items()})
         self._board.excerpts(step, result.excerpts, fixed=seen is None)
         # last, as it says that this validation is told: a process that ends before it leaves it to the next one
         values = {"mean": result.mean, "sdr": result.sdr, "mixture": result.mixture, "tracks": result.tracks}

@@ -12,6 +12,7 @@ from jax.stages import Compiled
 
 from jaxmss import models
 from jaxmss.demucs_config import DemucsConfig, HybridDemucsConfig, ResidualBranch, Transformer
+from jaxmss.models.resunet import Blocks
 
 PLAIN = ResidualBranch("both", lstm_from=9, attention_from=9)
 CWS = replace(models.architecture("cws-small"), widths=(8, 8), bottleneck_levels=1, n_fft=64, hop=32)
@@ -38,6 +39,29 @@ def compiled(config: Any, remat: bool) -> Compiled:
 def test_rematerialisation_computes_blocks_again():
     kept, again = (compiled(CWS, remat) for remat in (False, True))
     assert again.cost_analysis()["flops"] > 1.05 * kept.cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("block", "convolutions"), [("residual", 2), ("mobilenet", 6)])
+def test_a_block_keeps_the_images_of_its_convolutions_or_with_rematerialisation_its_input(block, convolutions, dtype):
+    config, count = replace(CWS, block=block), 5
+    x, existing = jax.ShapeDtypeStruct((1, 16, 16, 8), dtype), jax.ShapeDtypeStruct((1, 1, 16, 1), dtype)
+
+    def images(remat: bool) -> float:
+        network = Blocks(count, 8, config, dtype, train=True, remat=remat)
+
+        def backward(variables: Any, x: jax.Array, existing: jax.Array) -> Any:
+            return jax.vjp(lambda variables, x: network.apply(variables, x, existing, mutable=True), variables, x)[1]
+
+        variables = jax.eval_shape(network.init, jax.random.key(0), x, existing)
+        kept = jax.tree.leaves(jax.eval_shape(backward, variables, x, existing))
+        return sum(array.size * array.dtype.itemsize for array in kept if array.size >= count * x.size) / (
+            count * x.size * x.dtype.itemsize
+        )
+
+    # the last convolution's is not needed, but the block's input
+    assert images(remat=False) == convolutions
+    assert images(remat=True) == 1
 
 
 @pytest.mark.parametrize("name", ["demucs", "hdemucs", "htdemucs"])
