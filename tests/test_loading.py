@@ -61,7 +61,7 @@ def host(tmp_path, monkeypatch) -> Iterator[Host]:
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_published_weights_are_fetched_once_and_kept_converted(host, tmp_path):

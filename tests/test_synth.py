@@ -242,6 +242,17 @@ def test_a_killed_run_is_gone_on_with_and_more_songs_leave_the_first_ones_as_the
     assert {name: found[name] for name in contents(made) if name != "synth.json"}.items() <= contents(made).items()
 
 
+def test_two_processes_that_write_the_same_at_once_both_have_it(tmp_path):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITE_TWO, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(told) == ["", "0 4\n1 4\n2 4\n3 4\n4 4\n"]  # one made all, the other waited
+    assert len(contents(tmp_path)) == 1 + 4 * len(FILES)
+
+
 def test_a_full_disk_is_told_of_and_nothing_half_written_stays(made, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))

@@ -9,7 +9,6 @@ Source: RFC 9110, sections 13.1.5 (If-Range) and 14 (range requests).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -19,12 +18,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from jaxmss.errors import DownloadError
+from jaxmss.locking import one_process_at_a_time
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each new attempt
 _TIMEOUT = 30.0  # seconds without a byte
@@ -85,14 +84,6 @@ def fetch(
             "make room there, or set JAXMSS_CACHE to another directory"
         ) from error
     return target
-
-
-@contextmanager
-def one_process_at_a_time(lock: Path) -> Iterator[None]:
-    """Hold the lock file. The system lets go of it when the process ends, however it ends."""
-    with lock.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _Download:

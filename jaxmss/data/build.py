@@ -10,7 +10,7 @@ import errno
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ from jaxmss.data.splits import SPLITS, validation_names
 from jaxmss.data.stem_files import decode
 from jaxmss.data.tracks import MIXTURE, STEM_FILE, STREAMS, Track, find_tracks
 from jaxmss.errors import InputError
+from jaxmss.locking import one_process_at_a_time
 
 RECORD_SECONDS = 1  # a random excerpt of 3 s is cut out of 4 s read; smaller records would cost more than they spare
 SHARD_BYTES = 1 << 28  # a shard is in memory while it is written
@@ -119,16 +120,35 @@ def build(
       report: told how many seconds of stems are written, and how many there are; Apache Beam reports in its own way.
 
     Raises `InputError` for data that is missing, damaged or unlike, and a destination that cannot be written. Nothing
-    half-written is left under the data set's name; what an earlier, killed build left is removed.
+    half-written is left under the data set's name; what an earlier, killed build left is removed. One that another
+    process is building in the same folder is waited for; of buckets that is not known.
     """
     if not str(destination):
         raise InputError("The destination is empty; name a folder or a gs:// address")
+    _require_free(destination)
+    songs = source_splits(source)
+    describe(songs)
+    with ExitStack() as held:
+        if not prepared.is_remote(destination):
+            with reporting(Path(destination)):
+                folder = Path(prepared.directory(destination)).parent
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(one_process_at_a_time(folder / ".lock"))
+            _require_free(destination)  # another process may have built it while this one waited
+        _build(songs, destination, beam, report)
+    return prepared.directory(destination)
+
+
+def _require_free(destination: Path | str) -> None:
     with prepared.reaching(destination):
         taken = prepared.directory(destination).exists()
     if taken:
         raise InputError(f"{str(destination)!r} holds a prepared data set; remove it or choose another destination")
-    songs = source_splits(source)
-    describe(songs)
+
+
+def _build(
+    songs: Mapping[str, Sequence[Song]], destination: Path | str, beam: Sequence[str] | None, report: Report
+) -> None:
     with prepared.reaching(destination), reporting(epath.Path(destination)):
         for left in prepared.directory(destination).parent.glob(f"incomplete.*_{prepared.VERSION}"):
             left.rmtree()
@@ -141,7 +161,6 @@ def build(
         with prepared.reaching(destination):
             prepared.directory(destination).rmtree()
         raise
-    return prepared.directory(destination)
 
 
 def source_splits(source: Path) -> dict[str, list[Song]]:

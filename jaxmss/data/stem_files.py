@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jaxmss.audio.wav import WavFile
-from jaxmss.checkpoints.download import cache_directory, one_process_at_a_time
+from jaxmss.checkpoints.download import cache_directory
 from jaxmss.data.clips import to_pcm
 from jaxmss.data.tracks import STEM_FILE, STREAMS, decode_stream
 from jaxmss.errors import AudioError, InputError
+from jaxmss.locking import one_process_at_a_time
 
 
 def decode(path: Path, stems: Iterable[str]) -> dict[str, Path]:

@@ -119,8 +119,8 @@ def target(tmp_path) -> Path:
 
 
 def names(target: Path) -> set[str]:
-    """Return what lies in the target's directory, but for the lock."""
-    return {path.name for path in target.parent.iterdir()} - {f"{target.name}.lock"}
+    """Return what lies in the target's directory."""
+    return {path.name for path in target.parent.iterdir()}
 
 
 def assert_complete(target: Path, contents: bytes = CONTENTS) -> None:

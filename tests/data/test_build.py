@@ -178,6 +178,18 @@ def test_a_data_set_that_is_there_is_not_replaced(source, tmp_path):
         build(source, tmp_path / "out")
 
 
+def test_of_two_builds_at_once_the_second_waits_and_finds_the_first_ones(tmp_path):
+    write_songs(tmp_path / "source/train", ("A", "B"), samples=600 * RATE)
+    command = [sys.executable, "-m", "jaxmss.cli", "data", "build", tmp_path / "source", tmp_path / "out"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = {process.communicate()[1] or "none": process.returncode for process in both}
+    assert told.pop("none") == 0
+    [(refusal, status)] = told.items()
+    assert status == 2
+    assert refusal.endswith("holds a prepared data set; remove it or choose another destination\n")
+    assert os.listdir(tmp_path / "out/musdb18_hq") == [prepared.VERSION]
+
+
 def test_a_killed_build_leaves_no_data_set_and_the_next_one_removes_its_rest(tmp_path):
     write_songs(tmp_path / "source/train", ("A", "B"), samples=600 * RATE)
     script = (

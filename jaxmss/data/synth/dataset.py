@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from jaxmss.data.synth.mix import render
 from jaxmss.data.synth.score import RATE
 from jaxmss.data.synth.workers import run
 from jaxmss.errors import InputError
+from jaxmss.locking import one_process_at_a_time
 from jaxmss.workers import cores
 
 SONGS, SECONDS = 24, 20.0  # the default
@@ -28,6 +30,7 @@ VERSION = 1  # of the music: goes up with every change of a sample
 
 _DESCRIPTION = "synth.json"
 _ASIDE = ".unfinished"
+_LOCK = ".lock"
 _SHORTEST, _LONGEST = 3.0, 600.0  # seconds
 
 
@@ -66,7 +69,7 @@ def write(
     The files are 16-bit stereo at 44.1 kHz; the mixture is the exact sum of the four stems. A song is a function of
     the seed, its length, its split and its number there: neither `songs` nor `processes` changes a byte of it, nor, by
     the same versions of NumPy and SciPy, the machine. A data set that is there already, made with the same arguments,
-    is left as it is; one that was interrupted is completed. Only one call at a time may write to a directory. The
+    is left as it is; one that was interrupted is completed, and one that another process is making is waited for. The
     processes are spawned: a script calls this from under ``if __name__ == "__main__"``.
 
     Arguments:
@@ -86,18 +89,26 @@ def write(
         raise InputError(f"processes is {processes}; it must be at least 1")
     if _is_complete(directory, plan):
         return directory
+    with ExitStack() as held:
+        with reporting(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            held.enter_context(one_process_at_a_time(directory / _LOCK))
+        if not _is_complete(directory, plan):  # another process may have made it while this one waited
+            _write(directory, plan, progress or (lambda done, total: None), processes or cores())
+    return directory
+
+
+def _write(directory: Path, plan: _Plan, progress: Callable[[int, int], None], processes: int) -> None:
     with reporting(directory):
         aside = _begin(directory, plan)
     missing = [track for track in plan.tracks() if not any(_place(d, *track).exists() for d in (aside, directory))]
     done, total = len(plan.tracks()) - len(missing), len(plan.tracks())
-    tell = progress if progress is not None else lambda done, total: None
-    tell(done, total)
+    progress(done, total)
     tasks = [(aside, plan, *track) for track in missing]
-    for made, _ in enumerate(run(_make, tasks, processes or cores()), start=done + 1):
-        tell(made, total)
+    for made, _ in enumerate(run(_make, tasks, processes), start=done + 1):
+        progress(made, total)
     with reporting(directory):
         _finish(aside, directory)
-    return directory
 
 
 def _is_complete(directory: Path, plan: _Plan) -> bool:
@@ -106,10 +117,11 @@ def _is_complete(directory: Path, plan: _Plan) -> bool:
         return False
     if not directory.is_dir():
         raise InputError(f"{str(directory)!r} is a file; name a directory for the data set")
+    begun = _described(directory / _ASIDE) == asdict(plan)  # asked first: another process may finish meanwhile
     if (directory / _DESCRIPTION).exists():
         _check_same(directory, plan)
         return True
-    ours = {_ASIDE, *(SPLITS if _described(directory / _ASIDE) == asdict(plan) else ())}
+    ours = {_ASIDE, _LOCK, *(SPLITS if begun else ())}
     others = sorted(path.name for path in directory.iterdir() if path.name not in ours)
     if others:
         raise InputError(f"{str(directory)!r} holds {others[0]!r} already; name an empty or a new directory")
