@@ -87,6 +87,9 @@ def resolve(name_or_directory: str | Path) -> str:
         return f"{directory.resolve()}@{runs.choose(directory, which)}{f'@{RAW}' if raw else ''}"
     if which is not None or raw:
         raise InputError(f"{name!r} is no checkpoint of a training run: {str(directory)!r} is none; give it alone")
+    if runs.is_checkpoint(directory.resolve()):
+        run, step = directory.resolve().parents[1], directory.resolve().name
+        raise InputError(f"{name!r} is a checkpoint of a training run; name it '{run}@{step}'")
     return str(directory.resolve())
 
 

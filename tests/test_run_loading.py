@@ -99,6 +99,11 @@ def test_a_checkpoint_directory_has_no_steps():
             load(f"{directory}{which}")
 
 
+def test_the_folder_of_a_checkpoint_of_a_run_is_told_how_to_name_it(run):
+    with pytest.raises(InputError, match=f"is a checkpoint of a training run; name it '{run}@10'"):
+        load(run / "checkpoints/10")
+
+
 def test_a_directory_may_have_an_at_in_its_name(tmp_path):
     directory = train(tmp_path / "take@2", {1: None})
     assert tiny_run.same(load(directory).variables, averaged(1))

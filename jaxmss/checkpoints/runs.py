@@ -37,6 +37,11 @@ def is_run(directory: Path) -> bool:
     return (directory / CHECKPOINTS).is_dir()
 
 
+def is_checkpoint(directory: Path) -> bool:
+    """Return whether the directory is one of a run's checkpoints."""
+    return directory.parent.name == CHECKPOINTS and directory.name.isdecimal() and (directory / PROGRESS).is_dir()
+
+
 def steps(directory: Path) -> list[int]:
     """Return the steps after which a run has a checkpoint, the first one first."""
     names = [path.name for path in (directory / CHECKPOINTS).iterdir()]
