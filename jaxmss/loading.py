@@ -81,6 +81,8 @@ def resolve(name_or_directory: str | Path) -> str:
     if name.endswith(".json") and Path(name).is_file():
         return str(Path(name).resolve())
     directory, which, raw = _parts(name)
+    if directory.is_file():
+        raise InputError(f"{name!r} is a file, not a checkpoint directory; convert it by `jaxmss convert`")
     if not directory.is_dir():
         raise InputError(f"{name!r} is neither a checkpoint directory nor a published model{suggest(name, _NAMES)}")
     if runs.is_run(directory):

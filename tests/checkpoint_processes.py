@@ -49,7 +49,7 @@ def main() -> None:
         if task == "save":
             for step in map(int, steps):
                 checkpoints.save(step, placed(settings, step)[1])
-                checkpoints.score(step, float(step))
+                checkpoints.score(step, float(step), "3 tracks")
         else:
             whole, like = placed(settings, int(steps[0]))
             restored = checkpoints.restore_latest(like, lambda line: print("told:", line))

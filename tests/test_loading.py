@@ -132,6 +132,12 @@ def test_an_unknown_name_is_refused_with_what_is_known(name, told):
         load(name)
 
 
+def test_a_file_is_refused_with_how_to_convert_it(tmp_path):
+    (tmp_path / "model.ckpt").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"model.ckpt' is a file, not a .*; convert it by `jaxmss convert`"):
+        load(tmp_path / "model.ckpt")
+
+
 def test_cut_weights_are_refused(tmp_path):
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(tiny.checkpoint("cws-small"), checkpoint)

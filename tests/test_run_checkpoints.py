@@ -101,6 +101,16 @@ def test_the_best_outlives_a_restart(tmp_path):
     assert runs.steps(tmp_path) == [2, 4, 5]
 
 
+def test_the_best_is_so_over_the_tracks_of_the_newest_score_and_those_over_others_are_kept_too(tmp_path):
+    scores = {1: (9.0, "A"), 2: (8.0, "A"), 3: (3.0, "B"), 4: (4.0, "B"), 5: (2.0, "B"), 6: (None, ""), 7: (None, "")}
+    for step, (sdr, over) in scores.items():
+        with RunCheckpoints(tmp_path, CONFIG.checkpoints, "") as checkpoints:
+            tiny_run.save(checkpoints, step, tiny_run.state(CONFIG, step), sdr, over)
+            assert checkpoints.validated_over() == ("A" if step < 3 else "B")
+    assert runs.steps(tmp_path) == [1, 4, 6, 7]
+    assert runs.choose(tmp_path, None) == 4
+
+
 def test_a_step_that_is_saved_is_left_as_it_is(tmp_path):
     save(tmp_path, {1: 3.0})
     before = (tmp_path / "checkpoints/1/manifest.json").read_text()
@@ -241,7 +251,7 @@ def test_a_score_that_cannot_be_noted_is_told_of_its_step(tmp_path):
     told = "checkpoints/2 cannot be written: File too large; those"
     with RunCheckpoints(tmp_path, Checkpoints(), "") as checkpoints, limited(10):
         with pytest.raises(CheckpointError, match=told):
-            checkpoints.score(2, 5.0)
+            checkpoints.score(2, 5.0, "3 tracks")
         assert not checkpoints.validated(2)
     assert tiny_run.same(restored(tmp_path)[0], tiny_run.state(CONFIG, 2))
 

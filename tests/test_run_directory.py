@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,6 +103,13 @@ def test_a_file_is_no_directory(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="run cannot be written: File exists"):
         claim(tmp_path / "run")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(InputError, match=r"caf\\udce9' is not UTF-8"):
+        claim(directory)
+    assert not directory.exists()
 
 
 def test_a_second_process_is_told_which_one_trains(tmp_path):

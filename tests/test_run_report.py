@@ -71,6 +71,14 @@ def test_a_validation_in_which_tracks_failed_is_not_compared(run):
     assert summarise("run", [failed])["best"] is None
 
 
+def test_validations_over_other_tracks_than_the_last_one_are_not_compared(run):
+    lines = read_metrics(run)
+    [second] = [line for line in lines if line["step"] == 200 and "validation" in line]
+    other = {"step": 400, "validation": second["validation"] | {"mean": 1.0, "over": "3 tracks"}}
+    report = summarise("run", [*lines, other])
+    assert (report["best"]["step"], report["best"]["mean"]) == (400, 1.0)
+
+
 def test_of_equal_validations_the_last_is_the_best_as_it_is_of_checkpoints(run):
     lines = read_metrics(run)
     [second] = [line for line in lines if line["step"] == 200 and "validation" in line]

@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_while_it_validates_keeps_the_step(tmp_path, kill):
         run.end(run.start())
         assert run.ended[-1] == 0, run.output.read_text()
         assert validated(run) == [7]
-        assert runs.score(run.directory, 7) > -math.inf
+        assert runs.score(run.directory, 7).sdr > -math.inf
     assert "step 7: median SDR in dB over 3 tracks" in run.output.read_text()
 
     (tmp_path / "data/valid/d/vocals.wav").write_bytes(b"")  # nothing looks at it any more

@@ -99,8 +99,9 @@ def test_a_process_that_finds_no_others_says_in_a_line_where_it_waited(index, sc
     assert done.returncode == 2
 
 
-def test_slurm_is_found_without_being_told():
-    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "1"}
+@pytest.mark.parametrize("around", [{}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
+def test_slurm_is_found_without_being_told(around):
+    step = around | {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "1"}
     done = start({**os.environ, **step, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
     assert done.returncode == 0, done.stderr
     step["SLURM_NTASKS"] = "2"
@@ -121,6 +122,8 @@ def test_a_process_on_its_own_trains_alone(environment):
         ({"JAX_COORDINATOR_ADDRESS": "node1:1234"}, "not JAX_NUM_PROCESSES and JAX_PROCESS_ID to a whole number"),
         (cluster(0, 0) | {"JAX_COORDINATOR_ADDRESS": "node1"}, "(='node1') cannot be used: give host:port"),
         (cluster(1234, 2), "process_id=2, num_processes=2"),
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS: give host:port"),
+        ({"JAX_PROCESS_ID": "0"}, "JAX_PROCESS_ID is set, but not JAX_COORDINATOR_ADDRESS: give host:port"),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}, "pod is number 1 of a Kubernetes job"),
     ],
 )
@@ -128,3 +131,4 @@ def test_an_incomplete_cluster_is_refused(environment, message):
     done = start({**os.environ, **environment})
     assert done.stderr.splitlines()[-1].startswith("jaxmss.errors.InputError: ")
     assert message in done.stderr.splitlines()[-1]
+    assert "Warning" not in done.stderr

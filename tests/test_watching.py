@@ -22,12 +22,13 @@ from golden_weights import wave
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxmss.errors import InputError
+from jaxmss.output import duration
 from jaxmss.training import watching
 from jaxmss.training.config import Watch as WatchConfig
 from jaxmss.training.run_directory import claimed
 from jaxmss.training.tensorboard import Board
 from jaxmss.training.validation import Excerpt, Result
-from jaxmss.training.watching import MetricsFile, Watch, duration, read_metrics
+from jaxmss.training.watching import MetricsFile, Watch, read_metrics
 
 RATE = 8000
 
@@ -45,7 +46,7 @@ def metrics_of(step: int, loss: float | None = None) -> dict[str, jax.Array]:
 
 def result(sdr: float = 3.0, excerpts=()) -> Result:
     tracks = {"A": {"vocals": sdr - 1}, "B": {"vocals": sdr + 1}, "C": {"vocals": float("nan")}}
-    return Result(tracks, {"vocals": -5.0}, {"C": "it lacks vocals.wav"}, excerpts, 2.0)
+    return Result(tracks, {"vocals": -5.0}, "3 tracks", {"C": "it lacks vocals.wav"}, excerpts, 2.0)
 
 
 def excerpt() -> Excerpt:
@@ -311,6 +312,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
 from jaxmss.errors import InputError
+from jaxmss.output import duration
 from jaxmss.training.tensorboard import Board
 board = Board(Path(sys.argv[1]), 0)
 try:

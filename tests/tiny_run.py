@@ -47,8 +47,8 @@ def same(a: Any, b: Any) -> bool:
     return bool(jax.tree.all(equal))
 
 
-def save(checkpoints: RunCheckpoints, step: int, state: TrainState, sdr: float | None) -> None:
-    """Save a state and, where it was validated, its score."""
+def save(checkpoints: RunCheckpoints, step: int, state: TrainState, sdr: float | None, over: str = "3 tracks") -> None:
+    """Save a state and, where it was validated, its score and which tracks it is over."""
     checkpoints.save(step, state)
     if sdr is not None:
-        checkpoints.score(step, sdr)
+        checkpoints.score(step, sdr, over)

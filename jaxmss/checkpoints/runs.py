@@ -6,7 +6,7 @@
     RUN/checkpoints/12000/weights/    parameters and statistics after 12,000 steps
                          /ema/        their exponential moving average
                          /progress/   the rest that training goes on from: the optimizer's moments, counters
-                         /manifest.json   the validation SDR, the songs, and the length and CRC-32 of each file
+                         /manifest.json   the validation SDR and tracks, the songs, each file's length and CRC-32
 
 `jaxmss.training.checkpoints` writes them, by Orbax: under another name, renamed when all is there.
 """
@@ -19,7 +19,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxmss.checkpoints import store
 from jaxmss.config import converted
@@ -30,6 +30,21 @@ from jaxmss.typing import Variables
 CONFIG, CHECKPOINTS, MANIFEST = "config.json", "checkpoints", "manifest.json"
 WEIGHTS, EMA, PROGRESS = "weights", "ema", "progress"
 BEST, LAST = "best", "last"
+
+
+class Score(NamedTuple):
+    """What a validation found of a checkpoint.
+
+    Attributes:
+      sdr: in dB, the mean over sources of medians over tracks; -inf where there is none.
+      over: which tracks. SDRs are compared where it is the same.
+    """
+
+    sdr: float
+    over: str | None
+
+
+UNSCORED = Score(-math.inf, None)
 
 
 def is_run(directory: Path) -> bool:
@@ -48,14 +63,15 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
-def score(directory: Path, step: int) -> float:
-    """Return the validation SDR of a checkpoint in dB; -inf where there is none."""
-    sdr = _manifest(directory, step).get("sdr")
-    return float(sdr) if isinstance(sdr, (int, float)) else -math.inf
+def score(directory: Path, step: int) -> Score:
+    """Return what is noted of the validation of a checkpoint."""
+    noted = _manifest(directory, step)
+    sdr, over = noted.get("sdr"), noted.get("over")
+    return Score(float(sdr), over if isinstance(over, str) else None) if isinstance(sdr, (int, float)) else UNSCORED
 
 
-def scores(directory: Path) -> dict[int, float]:
-    """Return the validation SDR of each checkpoint of a run."""
+def scores(directory: Path) -> dict[int, Score]:
+    """Return what is noted of the validation of each checkpoint of a run."""
     return {step: score(directory, step) for step in steps(directory)} if is_run(directory) else {}
 
 
@@ -69,9 +85,15 @@ def songs(directory: Path, step: int) -> str | None:
     return _manifest(directory, step).get("songs")
 
 
-def best(scores: Mapping[int, float]) -> int:
-    """Return the step with the greatest score, of equals the last."""
-    return max(scores, key=lambda step: (scores[step], step))
+def newest(scores: Mapping[int, Score]) -> Score:
+    """Return the score of the newest checkpoint that has one."""
+    return next((scores[step] for step in sorted(scores, reverse=True) if scores[step].sdr > -math.inf), UNSCORED)
+
+
+def best(scores: Mapping[int, Score]) -> int:
+    """Return the step with the greatest SDR over the tracks that the newest score is over, of equals the last."""
+    over = newest(scores).over
+    return max((step for step in scores if scores[step].over == over), key=lambda step: (scores[step].sdr, step))
 
 
 def choose(directory: Path, which: str | None) -> int:
@@ -84,7 +106,7 @@ def choose(directory: Path, which: str | None) -> int:
         raise CheckpointError(f"{directory} holds no checkpoint yet")
     listed = ", ".join(map(str, found))
     known = scores(directory)
-    validated = max(known.values()) > -math.inf
+    validated = newest(known) != UNSCORED
     if which == BEST and not validated:
         raise InputError(f"{directory} holds no validated checkpoint; choose {LAST} or one of {listed}")
     if which == BEST or (which is None and validated):
@@ -123,10 +145,13 @@ def restore(directory: Path, step: int, raw: bool = False) -> tuple[Network, Var
     return config, store.read_variables(checkpoint / item, config)
 
 
-def note_score(directory: Path, step: int, score: float) -> None:
-    """Write the validation SDR in dB of a checkpoint beside it, where `score` finds it; -inf is none."""
+def note_score(directory: Path, step: int, score: Score) -> None:
+    """Write what a validation found of a checkpoint beside it, where `score` finds it."""
     file = directory / CHECKPOINTS / str(step) / MANIFEST
-    noted = json.loads(file.read_text()) | {"sdr": score if math.isfinite(score) else None}
+    noted = json.loads(file.read_text()) | {
+        "sdr": score.sdr if math.isfinite(score.sdr) else None,
+        "over": score.over,
+    }
     aside = file.with_name(f"{MANIFEST}.part")
     aside.write_text(json.dumps(noted))
     os.replace(aside, file)

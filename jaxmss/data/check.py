@@ -21,11 +21,12 @@ from jaxmss.data.clips import FULL_SCALE, Clip
 from jaxmss.data.listening import MixtureScan, Problem, StemScan
 from jaxmss.data.pools import recordings
 from jaxmss.data.splits import SPLITS, validation_names
-from jaxmss.data.tracks import MIXTURE, STEM_FILE, STEMS, STREAMS, Waveform, decode_stream
+from jaxmss.data.tracks import MIXTURE, STEM_FILE, STEMS, STREAMS, Waveform, decode_stream, some
 from jaxmss.errors import InputError
 
 RATE, CHANNELS = 44100, 2  # of the published networks
 TRAINING = ("train", "valid")  # where stems may have folders of their own
+EXAMPLE = 3  # seconds, in their recipes
 BLOCK = 1 << 17  # samples
 
 Blocks = Iterator[tuple[Waveform, int]]  # (c, t) and the rate, from start to end; raises AudioError for a damaged file
@@ -134,8 +135,10 @@ def _listen(expected: Sequence[str], place: tuple[str, Source]) -> tuple[Report,
     problems = []
     missing = [] if source.complete else [stem for stem in expected if stem not in source.stems]
     if missing:
-        holds = ", ".join(source.stems) or "no .wav files"
-        text = f"lacks {', '.join(missing)}: it holds {holds}; complete it or leave it out"
+        holds = some(list(source.stems), "no .wav files")
+        text = f"lacks {some(missing, '')}: it holds {holds}; complete it or leave it out"
+        if source.stems and not {MIXTURE, *STEMS} & source.stems.keys():
+            text += ", or name the folders by --folders if they are stems, each full of recordings"
         problems.append(Problem(text, is_error=missing != [MIXTURE]))  # training adds its stems up
     scans = {stem: StemScan() for stem in source.stems}
     stems = [_whole_blocks(blocks(), scans[stem], problems) for stem, blocks in source.stems.items()]
@@ -152,6 +155,9 @@ def _listen(expected: Sequence[str], place: tuple[str, Source]) -> tuple[Report,
     if len(whole) == len(scans) and MIXTURE in whole and not missing:
         problems += difference.problems(whole[MIXTURE].rate, source.lossy)
     seconds = max((scan.samples / scan.rate for scan in whole.values()), default=0.0)
+    if whole and seconds < EXAMPLE and _split(where) == "train":
+        text = f"lasts {seconds:.2f} s, an example {EXAMPLE} s; leave it out, or train with a lower --data.seconds"
+        problems.append(Problem(text, is_error=False))
     heard = {stem: scan.digest.digest() for stem, scan in whole.items() if not scan.is_silent}
     return Report(where, problems, 1, seconds), heard
 
@@ -207,10 +213,10 @@ def _repeated(
     """Yield a report for each two tracks, or stems of a track, that hold the same audio, or whole songs of one name."""
     for (first, second), stems in alike.items():
         if first == second:
-            text, leaks = f"the same audio is there twice: {', '.join(stems)}", False
+            text, leaks = f"the same audio is there twice: {some(stems, '')}", False
         else:
             leaks = _split(first) != _split(second)
-            text = f"the same audio as in {first}: {', '.join(stems)}; leave one of them out"
+            text = f"the same audio as in {first}: {some(stems, '')}; leave one of them out"
         yield Report(second, [Problem(text, is_error=leaks)])
     names: dict[str, str] = {}
     for split, sources in splits.items():

@@ -90,7 +90,8 @@ def root_of(data: Data) -> str:
     """Return where the data lies. Raises `InputError` if it is not said."""
     root = data.root.removeprefix(SYNTH)
     if not root:
-        raise InputError("It is not said what to train on; set --data.root to a folder, or to synth:DIR for a trial")
+        named = f"--data.root {data.root} lacks its folder" if data.root else "It is not said what to train on"
+        raise InputError(f"{named}; set --data.root to a folder, or to {SYNTH}DIR for a trial")
     return root
 
 

@@ -18,7 +18,7 @@ from jaxmss.evaluation.run import Outcome, collect, evaluate
 from jaxmss.evaluation.scores import score_track
 from jaxmss.evaluation.scoring import Job
 from jaxmss.evaluation.systems import System
-from jaxmss.output import close_output
+from jaxmss.output import say
 
 
 def evaluate_all(
@@ -39,8 +39,8 @@ def evaluate_all(
     for system in systems:
         own = job if len(systems) == 1 else replace(job, output=job.output / system.name)
         if system.unscored:
-            _say(f"Not scored, for the data has no such stems: {', '.join(system.unscored)}")
-        mine = evaluate(system, processes.share(tracks), own, workers, _say)
+            say(f"Not scored, for the data has no such stems: {', '.join(system.unscored)}")
+        mine = evaluate(system, processes.share(tracks), own, workers, say)
         told = meetings.merge(mine.failed, system.name)
         lost = {track.name: why for process, why in meetings.lost.items() for track in processes.share(tracks, process)}
         outcome = collect(own, tracks, told, lost)
@@ -48,7 +48,7 @@ def evaluate_all(
         if processes.reports():
             every.append(_report(system, own, outcome, data))
     if len(every) > 1:
-        _say(_comparison(every))
+        say(_comparison(every))
     return int(failed)
 
 
@@ -59,24 +59,16 @@ def _report(system: System, job: Job, outcome: Outcome, data: Mapping[str, Any])
     scoring = {"engine": job.engine, "fit_length": job.fit_length}
     config = {**system.identity, "data": data, **scoring, "device": system.device}
     results = summarise(system.name, outcome, config)
-    _say(f"\n{table(results)}")  # before anything is written: the disk may be full
+    say(f"\n{table(results)}")  # before anything is written: the disk may be full
     worst = worst_excerpts(found)
     lost = [track for track, excerpt in worst if read_excerpt(job.output, track, excerpt.stem) is None]
     if lost:
-        _say(f"Of {len(lost)} of the {len(worst)} worst excerpts no audio was kept: {NOT_KEPT}")
+        say(f"Of {len(lost)} of the {len(worst)} worst excerpts no audio was kept: {NOT_KEPT}")
     write_results(job.output, results)
     write_report(job.output, results, outcome, worst)
     page = (job.output / "report.html").absolute().as_uri()
-    _say(f"The results are in {job.output}; to see and hear them, open {page}\n")
+    say(f"The results are in {job.output}; to see and hear them, open {page}\n")
     return results
-
-
-def _say(line: str) -> None:
-    """Print a line at once, and no more when nobody reads them (as after ``| head``): the files are worth going on."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        close_output()
 
 
 def _try(engine: str) -> None:

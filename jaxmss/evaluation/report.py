@@ -175,8 +175,8 @@ def _excerpt(output: Path, track: str, worst: Worst) -> str:
 def _facts(results: Mapping[str, Any]) -> str:
     facts = {
         **results["config"],
-        "separation": _duration(results["separation_seconds"]),
-        "scoring": _duration(results["scoring_seconds"]),
+        "separation": _seconds(results["separation_seconds"]),
+        "scoring": _seconds(results["scoring_seconds"]),
         "excerpts": f"the {FRAMES} s of a stem of a track with the lowest median SDR",
         **results["versions"],
     }
@@ -186,5 +186,5 @@ def _facts(results: Mapping[str, Any]) -> str:
     )
 
 
-def _duration(seconds: float | None) -> str:
+def _seconds(seconds: float | None) -> str:
     return "not done here" if seconds is None else f"{seconds:.1f} s"

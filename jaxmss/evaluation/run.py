@@ -18,6 +18,7 @@ from jaxmss.evaluation.excerpts import drop_others, find_worst
 from jaxmss.evaluation.scoring import Excluded, Job, drop, prepared, score, stored
 from jaxmss.evaluation.systems import System
 from jaxmss.evaluation.track_file import TrackResult, read_json, write_json
+from jaxmss.output import duration
 from jaxmss.workers import single_threaded, worker_pool
 
 
@@ -65,7 +66,7 @@ def evaluate(
             worst[track.name] = find_worst(outcome.results[track.name].scores)
             drop_others(job.output, worst)
         left = (time.perf_counter() - start) / done * (len(todo) - done)
-        tell(f"[{len(tracks) - len(todo) + done}/{len(tracks)}] {_line(outcome, track.name)}; {_duration(left)} left")
+        tell(f"[{len(tracks) - len(todo) + done}/{len(tracks)}] {_line(outcome, track.name)}; {duration(left)} left")
     return collect(job, tracks, outcome.failed)
 
 
@@ -197,8 +198,3 @@ def _line(outcome: Outcome, name: str) -> str:
     medians = [f"{stem} {median_over_frames(measures['SDR']):.2f}" for stem, measures in result.scores.items()]
     fitted = "".join(f"; {told}" for told in result.fitted)
     return f"{name}: SDR {', '.join(medians)} dB{fitted}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -81,19 +81,19 @@ class RunCheckpoints:
         self.wait()
         with self._told(step):
             self._saving = step
-            self._scores[step] = -math.inf
+            self._scores[step] = runs.UNSCORED
             if not self._manager.save(step, args=ocp.args.Composite(**items)):
                 raise RuntimeError(f"Orbax knows of a checkpoint after step {step}")
             if self._every == 1:  # which has no half
                 self._manager.wait_until_finished()
 
-    def score(self, step: int, sdr: float) -> None:
+    def score(self, step: int, sdr: float, over: str) -> None:
         """Note the validation SDR in dB of a step that was saved, and delete what is neither new nor the best now.
 
-        Raises `CheckpointError` if the checkpoint or the note cannot be written.
+        `over` tells which tracks it is over. Raises `CheckpointError` if the checkpoint or the note cannot be written.
         """
         self.wait()
-        self._scores[step] = -math.inf if math.isnan(sdr) else float(sdr)
+        self._scores[step] = runs.UNSCORED if math.isnan(sdr) else runs.Score(float(sdr), over)
         with self._told(step):
             if jax.process_index() == 0:
                 runs.note_score(self.directory, step, self._scores[step])
@@ -106,6 +106,10 @@ class RunCheckpoints:
     def validated(self, step: int) -> bool:
         """Tell whether a step that was saved has been validated, with whatever success."""
         return seen_by_all(lambda: runs.validated(self.directory, step), self._unlike)
+
+    def validated_over(self) -> str | None:
+        """Tell which tracks the newest score is over; None if there is no score."""
+        return runs.newest(self._scores).over
 
     def check(self) -> None:
         """Raise `CheckpointError` if the last checkpoint could not be written. It does not wait for it."""
@@ -220,10 +224,10 @@ class _Manager(ocp.CheckpointManager):
 
 @dataclass
 class _NewestAndBest(checkpoint_managers.PreservationPolicy):
-    """Which checkpoints are kept: the newest ones, and the best by validation."""
+    """Which checkpoints are kept: the newest ones, and the best by validation, over each set of tracks that was."""
 
     newest: int
-    scores: Mapping[int, float]
+    scores: Mapping[int, runs.Score]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Tell for each checkpoint, the oldest first, whether it is kept."""
@@ -232,7 +236,10 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Return which of `steps`, in their order, are kept."""
-        return {*steps[-self.newest :], runs.best({step: self.scores[step] for step in steps})}
+        alike: dict[str | None, dict[int, runs.Score]] = {}
+        for step in steps:
+            alike.setdefault(self.scores[step].over, {})[step] = self.scores[step]
+        return {*steps[-self.newest :], *map(runs.best, alike.values())}
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:

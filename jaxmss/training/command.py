@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import sys
 import traceback
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Arguments:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exit with 0, 2 for a mistake in the input, 130 when interrupted, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a run's name may hold what the terminal cannot show
     status = 0
     try:
         if not arguments or arguments[0] in ("-h", "--help"):

@@ -6,10 +6,12 @@ import os
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from typing import Any
 
 import jax
+from jax._src.clusters import OmpiCluster, SlurmCluster  # the only names of what JAX finds first
 from jax._src.distributed import global_state  # nothing public tells the address that JAX found
 from jax._src.xla_bridge import backends_are_initialized
 
@@ -46,6 +48,7 @@ def initialize(timeout: float = TIMEOUT, heartbeat_timeout: int = 100) -> None:
         except Exception as error:
             failures.append(error)
 
+    warnings.filterwarnings("ignore", "Kubernetes environment detected")  # told below, in a line, where it matters
     thread = threading.Thread(target=join, daemon=True)
     thread.start()
     thread.join(timeout)
@@ -106,7 +109,10 @@ def _given() -> dict[str, Any]:
         if not address.rpartition(":")[2].isdigit():
             raise InputError(f"{ADDRESS} (={address!r}) cannot be used: give host:port of process 0")
         return {"coordinator_address": address, "num_processes": count, "process_id": index}
-    if "KUBERNETES_SERVICE_HOST" in os.environ and not {INDEXED_JOB, "TPU_WORKER_ID"} & set(os.environ):
+    if alone := [name for name in (COUNT, INDEX) if name in os.environ]:
+        raise InputError(f"{alone[0]} is set, but not {ADDRESS}: give host:port of process 0")
+    pod = "KUBERNETES_SERVICE_HOST" in os.environ and not {INDEXED_JOB, "TPU_WORKER_ID"} & set(os.environ)
+    if pod and not OmpiCluster.is_env_present() and not SlurmCluster.is_env_present():
         return {"cluster_detection_method": "deactivate"}  # a pod on its own, which JAX takes for one of many
     return {}
 

@@ -19,6 +19,7 @@ from jaxmss.data.progress import progress_bar
 from jaxmss.data.songs import fingerprint, root_of, training_songs, validation_tracks
 from jaxmss.errors import AudioError, CheckpointError, InputError
 from jaxmss.loading import keep_compiled_programs
+from jaxmss.output import say
 from jaxmss.training import distributed, sharding
 from jaxmss.training.agreement import everywhere, same_config, same_songs
 from jaxmss.training.checkpoints import RunCheckpoints
@@ -64,6 +65,8 @@ def train(config: Config, run: Path) -> bool:
         validator = Validator(config, tracks) if tracks and not complete else None
         if validator is not None and validator.left_out:
             tell(f"not validated on, for a source is silent throughout: {', '.join(validator.left_out)}")
+        if validator is not None and (before := checkpoints.validated_over()) not in (None, validator.over):
+            tell(f"validated on others than before ({before}; now {validator.over}): not compared with what was")
         take_step = sharding.compile_step(config, mesh)
         model, process = config.model, (jax.process_index(), jax.process_count())
         stream = batches(
@@ -85,7 +88,7 @@ def train(config: Config, run: Path) -> bool:
                     if result is not None:
                         watch.validation(step, result)
                         # medians over fewer tracks are not compared
-                        checkpoints.score(step, math.nan if result.failed else result.mean)
+                        checkpoints.score(step, math.nan if result.failed else result.mean, result.over)
                 return result is not None
 
             stop, step = False, first
@@ -126,7 +129,7 @@ def train(config: Config, run: Path) -> bool:
                 where = f"after step {step}, which is saved" if step else "before the first step"
                 tell(f"stopped by SIGTERM {where}; start again to go on")
         if jax.process_index() == 0:
-            print(write_report(run))
+            say(write_report(run))
         return not stop
 
 

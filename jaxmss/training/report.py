@@ -23,8 +23,9 @@ import numpy as np
 from jaxmss.audio.aside import reporting, written_aside
 from jaxmss.checkpoints.runs import CONFIG
 from jaxmss.demo.page import common, minus
+from jaxmss.output import duration
 from jaxmss.training.chart import Curve, chart
-from jaxmss.training.watching import duration, read_metrics
+from jaxmss.training.watching import read_metrics
 from jaxmss.typing import Float
 
 JSON, PAGE = "report.json", "report.html"
@@ -51,11 +52,11 @@ def summarise(name: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what report.json holds: None for a figure that does not exist.
 
     ``best`` (by the mean over sources) and ``last`` have ``step``, ``mean`` and ``sdr`` by source, in dB; ``mixture``
-    the SDR of the mixture itself by source; ``gain`` what the best is above that. Validations in which tracks failed
-    are left out, as they are where checkpoints are compared: their medians are over fewer tracks.
+    the SDR of the mixture itself by source; ``gain`` what the best is above that. Validations over other tracks than
+    the last one's are left out, and those in which tracks failed, as they are where checkpoints are compared.
     """
     steps = [line for line in lines if "loss_mean" in line]
-    validations = [{"step": line["step"], **line["validation"]} for line in _whole_validations(lines)]
+    validations = [{"step": line["step"], **line["validation"]} for line in _comparable_validations(lines)]
     scored = [validation for validation in validations if validation["mean"] is not None]
     best = max(scored, key=lambda validation: (validation["mean"], validation["step"]), default=None)
     final = steps[-1] if steps else {}
@@ -100,8 +101,9 @@ def render(report: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], told: 
     )
 
 
-def _whole_validations(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [line for line in lines if "validation" in line and not line["validation"]["failed"]]
+def _comparable_validations(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    whole = [line for line in lines if "validation" in line and not line["validation"]["failed"]]
+    return [line for line in whole if line["validation"].get("over") == whole[-1]["validation"].get("over")]
 
 
 def _scores(validation: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -165,7 +167,7 @@ def _charts(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     x, y = _numbers([line["step"] for line in steps]), _numbers([line["loss_mean"] for line in steps])
     charts = [chart("Loss by step", [Curve("training", x, y)], 4)]
 
-    told = _whole_validations(lines)
+    told = _comparable_validations(lines)
     x, curves = _numbers([line["step"] for line in told]), []
     for colour, source in enumerate(told[-1]["validation"]["sdr"] if told else ()):
         y = _numbers([line["validation"]["sdr"].get(source) for line in told])

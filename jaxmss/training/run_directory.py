@@ -69,6 +69,10 @@ def _prepare(directory: Path, held: ExitStack) -> None:
     """Make and lock the directory, unless it holds something else than a run."""
     if directory.parts[:1] == ("gs:",):
         raise InputError(f"--run {directory} is a bucket; name a folder, of a file system that all hosts share")
+    try:
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"--run {str(directory)!r} is not UTF-8, which Orbax cannot write; name another") from None
     directory.mkdir(parents=True, exist_ok=True)
     others = [path.name for path in directory.iterdir() if path.name != LOCK and not path.name.endswith(".part")]
     if others and CONFIG not in others:

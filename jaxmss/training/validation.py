@@ -12,6 +12,7 @@ is compiled once. Every process gets the scores of all tracks.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -62,6 +63,7 @@ class Result:
     Attributes:
       tracks: name -> source -> median SDR over the track's frames, in dB; `nan` where nothing could be scored.
       mixture: source -> median SDR over the same tracks of the mixture itself, in dB: the figure to improve on.
+      over: which tracks there are. Results over the same are compared.
       failed: name -> why, of tracks that could not be read, separated or scored.
       excerpts: of the first tracks of this process.
       seconds: that it took.
@@ -69,6 +71,7 @@ class Result:
 
     tracks: Mapping[str, Mapping[str, float]]
     mixture: Mapping[str, float]
+    over: str
     failed: Mapping[str, str]
     excerpts: tuple[Excerpt, ...]
     seconds: float
@@ -92,6 +95,7 @@ class Validator:
     """Scores weights on validation tracks.
 
     Attributes:
+      over: how many tracks, and a sum over their names and what the mixture scores on each.
       left_out: names of tracks that BSS Eval cannot score, for one of the sources is silent throughout.
 
     Raises `InputError`, on every process, naming a track that cannot be read or is of another rate or other
@@ -116,6 +120,7 @@ class Validator:
                 "throughout; add tracks or set validation.every to 0"
             )
         self._mixture = scored
+        self.over = f"{len(scored)} tracks, {zlib.crc32(repr(_rounded(scored)).encode()):08x}"
         self.left_out = tuple(name for name in scores if name not in scored)
         self._tracks = [track for track in tracks if track.name in scored]
 
@@ -139,7 +144,7 @@ class Validator:
         except _InterruptedError:
             return None
         mixture = {name: sdr for name, sdr in self._mixture.items() if name not in failed} or self._mixture
-        return Result(scores, _over_tracks(mixture), failed, excerpts, time.perf_counter() - start)
+        return Result(scores, _over_tracks(mixture), self.over, failed, excerpts, time.perf_counter() - start)
 
     def _over(
         self, tracks: Sequence[Track], estimate: Callable[[Waveform], Stems], excerpts: int
@@ -217,6 +222,11 @@ def _over_tracks(tracks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the median over the tracks that have a score, by source."""
     sources = next(iter(tracks.values()))
     return {source: median_over_frames(np.array([track[source] for track in tracks.values()])) for source in sources}
+
+
+def _rounded(tracks: Mapping[str, Mapping[str, float]]) -> list[tuple[str, list[float]]]:
+    """Return scores by track, to a tenth of a dB: machines differ in the last digits."""
+    return [(name, [round(sdr, 1) for sdr in scores.values()]) for name, scores in sorted(tracks.items())]
 
 
 def _excerpt(name: str, rate: int, mixture: Waveform, references: Stems, estimates: Stems) -> Excerpt:

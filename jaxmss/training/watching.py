@@ -15,7 +15,8 @@ The metrics of a step are fetched when the next one has been handed to the devic
 * every `watch.every` steps ``loss``, ``learning_rate``, ``gradient_norm``, ``skipped`` (in a row), ``skipped_total``,
   and ``loss_mean`` over the steps since the last line, ``examples_per_second``, ``hours`` (of audio seen) and
   ``memory`` (greatest so far, in bytes);
-* ``validation``: ``mean``, ``sdr`` and ``mixture`` by source, ``tracks``, ``failed``, ``seconds`` (see `Result`);
+* ``validation``: ``mean``, ``sdr`` and ``mixture`` by source, ``tracks``, ``over``, ``failed``, ``seconds`` (see
+  `Result`);
 * ``started``: ``device`` and ``devices`` of a process that begins or takes up the run;
 * ``losses`` since the last line, with a checkpoint between two lines: for the ``loss_mean`` of the next.
 
@@ -39,6 +40,7 @@ import numpy as np
 
 from jaxmss.audio.aside import reporting, written_aside
 from jaxmss.checkpoints.runs import CONFIG
+from jaxmss.output import duration
 from jaxmss.training.config import Config
 from jaxmss.training.tensorboard import Board
 from jaxmss.training.validation import Result
@@ -94,7 +96,8 @@ class Watch:
         self._board.excerpts(step, result.excerpts, fixed=seen is None)
         # last, as it says that this validation is told: a process that ends before it leaves it to the next one
         values = {"mean": result.mean, "sdr": result.sdr, "mixture": result.mixture, "tracks": result.tracks}
-        self._file.write({"step": step, "validation": {**values, "failed": result.failed, "seconds": result.seconds}})
+        values |= {"over": result.over, "failed": result.failed, "seconds": result.seconds}
+        self._file.write({"step": step, "validation": values})
         _say(f"step {step:,}: {validation_line(result)}")
         for name, why in result.failed.items():
             _say(f"step {step:,}: validation of {name!r} failed: {why}")
@@ -284,15 +287,6 @@ def validation_line(result: Result) -> str:
     scored = len(result.tracks) - len(result.failed)
     tracks = "1 track" if scored == 1 else f"{scored} tracks"
     return f"median SDR in dB over {tracks}: {sources}; {duration(result.seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the two units that matter, such as ``3 h 12 min``."""
-    whole = round(seconds)
-    for unit, name, inner, inner_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // inner} {inner_name}"
-    return f"{whole} s"
 
 
 def _say(line: str) -> None:

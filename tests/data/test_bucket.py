@@ -57,7 +57,8 @@ def ended(*command: object, environment: dict[str, str], status: int = 0) -> str
 def test_what_is_built_in_a_bucket_is_checked_and_trained_on_as_the_folder_is(environment, source, built, tmp_path):
     assert f"Wrote {BUCKET}/musdb18_hq/1.0.0: tracks 2 in train; it reads back equal." in built
     told = ended(*JAXMSS, "check", BUCKET, environment=environment, status=1)
-    assert f"{recordings.RATE} Hz; resample to 44100 Hz\n2 tracks (2 in train)" in told
+    assert f"{recordings.RATE} Hz; resample to 44100 Hz\n" in told
+    assert "2 tracks (2 in train)" in told
     losses = []
     for number, root in enumerate((source, BUCKET)):
         config, run = tmp_path / f"{number}.py", tmp_path / f"run{number}"

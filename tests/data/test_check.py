@@ -56,8 +56,8 @@ def test_a_sound_data_set_has_no_problems_and_its_length_is_told(tmp_path):
 
 
 def test_a_track_that_ends_where_a_block_does_has_no_problems(tmp_path):
-    write(tmp_path / "train/A", **{stem: samples[:BLOCK] for stem, samples in stems(0).items()})
-    [report] = check(find(tmp_path, ["train"]))
+    write(tmp_path / "test/A", **{stem: samples[:BLOCK] for stem, samples in stems(0).items()})
+    [report] = check(find(tmp_path, ["test"]))
     assert not report.problems
     assert report.seconds == BLOCK / RATE
 
@@ -94,6 +94,27 @@ def test_only_the_splits_asked_for_are_read(tmp_path, told):
 def test_a_missing_stem_is_told_of_the_only_track(tmp_path, told):
     (write(tmp_path / "train/A") / "vocals.wav").unlink()
     assert told() == ["train/A: error: lacks vocals: it holds bass, drums, mixture, other; complete it or leave it out"]
+
+
+def test_a_track_to_train_on_is_told_if_it_is_shorter_than_an_example(tmp_path, told):
+    for split, seed in (("train", 0), ("test", 1)):
+        write(tmp_path / split / f"{seed}", seed, **{stem: part[:RATE] for stem, part in stems(seed).items()})
+    assert told() == [
+        "train/0: warning: lasts 1.00 s, an example 3 s; leave it out, or train with a lower --data.seconds"
+    ]
+
+
+def test_folders_that_are_stems_are_told_how_to_be_named(tmp_path, told):
+    for stem in ("target", "residual"):
+        (tmp_path / "train" / stem).mkdir(parents=True)
+        for number in range(7):
+            soundfile.write(tmp_path / f"train/{stem}/{stem}{number}.wav", stems(number)["vocals"], RATE)
+    line = next(line for line in told() if line.startswith("train/residual: error: lacks "))
+    assert line == (
+        "train/residual: error: lacks target0, target1, target2, target3, target4, ...: it holds residual0, residual1, "
+        "residual2, residual3, residual4, ...; complete it or leave it out, or name the folders by --folders if they "
+        "are stems, each full of recordings"
+    )
 
 
 def test_a_mixture_is_missed_but_training_adds_the_stems_up(tmp_path, told):
