@@ -168,7 +168,6 @@ def fetched(name: str) -> Path:
         return directory
     lock = directory.with_name(f"{name}.lock")
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
         with one_process_at_a_time(lock):
             if not directory.exists():  # another process may have made it while this one waited
                 _fetch_alone(name, directory) if jax.process_count() > 1 else _fetch(name, directory)

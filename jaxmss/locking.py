@@ -13,8 +13,10 @@ from pathlib import Path
 def one_process_at_a_time(lock: Path) -> Iterator[None]:
     """Make the lock file, wait until no other process holds it, and remove it at the end.
 
-    The system lets go of it when the process ends, however it ends. Raises `OSError` where it cannot be made.
+    Its folder is made if need be. The system lets go of the lock when the process ends, however it ends. Raises
+    `OSError` where it cannot be made.
     """
+    lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with lock.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -71,7 +71,6 @@ def fetch(
     if target.exists():
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with one_process_at_a_time(target.with_name(f"{target.name}.lock")):
             if not target.exists():  # another process may have made it while this one waited
                 download = _Download(url, target, size, progress)

@@ -131,9 +131,7 @@ def build(
     with ExitStack() as held:
         if not prepared.is_remote(destination):
             with reporting(Path(destination)):
-                folder = Path(prepared.directory(destination)).parent
-                folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(one_process_at_a_time(folder / ".lock"))
+                held.enter_context(one_process_at_a_time(Path(prepared.directory(destination)).parent / ".lock"))
             _require_free(destination)  # another process may have built it while this one waited
         _build(songs, destination, beam, report)
     return prepared.directory(destination)

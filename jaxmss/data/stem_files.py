@@ -34,7 +34,6 @@ def decode(path: Path, stems: Iterable[str]) -> dict[str, Path]:
         folder = cache_directory() / "decoded" / f"{path.name.removesuffix(STEM_FILE)}-{version}"
         files = {stem: folder / f"{stem}.wav" for stem in stems}
         if not all(file.exists() for file in files.values()):
-            folder.mkdir(parents=True, exist_ok=True)
             with one_process_at_a_time(folder / ".lock"):
                 for stem, file in files.items():
                     if not file.exists():

@@ -91,7 +91,6 @@ def write(
         return directory
     with ExitStack() as held:
         with reporting(directory):
-            directory.mkdir(parents=True, exist_ok=True)
             held.enter_context(one_process_at_a_time(directory / _LOCK))
         if not _is_complete(directory, plan):  # another process may have made it while this one waited
             _write(directory, plan, progress or (lambda done, total: None), processes or cores())
