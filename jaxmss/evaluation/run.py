@@ -120,7 +120,7 @@ def _run(
                 continue
             # one more than there are processes may wait: more would only fill memory with estimates
             yield from _finished(running, timeout=None if len(running) > workers else 0.0)
-            running[pool.submit(score, job, track, estimates, inputs)] = track
+            running[pool.submit(score, job, track, estimates, inputs, system.sums)] = track
         while running:
             yield from _finished(running, timeout=None)
 

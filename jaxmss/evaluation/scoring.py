@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import Float
 
 from jaxmss.audio.aside import reporting
 from jaxmss.data.tracks import ACCOMPANIMENT, MIXTURE, Track
@@ -25,7 +22,7 @@ from jaxmss.evaluation.scores import (
     si_sdr,
     track_sdr,
 )
-from jaxmss.evaluation.systems import Estimates
+from jaxmss.evaluation.systems import Estimates, stems_of
 from jaxmss.evaluation.track_file import TrackResult, read_json, read_track, write_json, write_track
 
 _REST = {"vocals": ACCOMPANIMENT, ACCOMPANIMENT: "vocals"}  # what is left of the mixture without a stem
@@ -48,18 +45,20 @@ class Job:
     data: str = ""
 
 
-def score(job: Job, track: Track, estimates: Estimates, inputs: str = "") -> None:
+def score(
+    job: Job, track: Track, estimates: Estimates, inputs: str = "", sums: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Score the estimates of a track and write its files under the output: its scores last, so that they mean `done`.
 
-    `inputs` tells the files that all came from, for a later run to know them again. Raises `InputError` for what cannot
+    `inputs` tells the files that all came from, for a later run to know them again; `sums` the stems that add up to
+    what an estimate is of, where it is no stem itself. Raises `InputError` for what cannot
     be scored, silent estimates among them. A track with a silent reference is noted as excluded, as BSS Eval cannot
     score it.
     """
     start = time.perf_counter()
     stems = dict(estimates.stems)
-    [only, *others] = stems
-    wanted = [*stems] if others or only not in _REST else [only, _REST[only]]
-    references, rate = track.read([*wanted, MIXTURE])
+    rest = _rest(track, [*stems])
+    references, rate = track.read_sums({stem: (sums or {}).get(stem, (stem,)) for stem in (*stems, *rest, MIXTURE)})
     mixture = references.pop(MIXTURE)
     if estimates.sample_rate != rate:
         raise InputError(
@@ -71,7 +70,7 @@ def score(job: Job, track: Track, estimates: Estimates, inputs: str = "") -> Non
         stems = {stem: fit_length(waveform, mixture.shape[1]) for stem, waveform in stems.items()}
     try:
         check_stems({stem: references[stem] for stem in stems}, stems, rate)
-        stems = with_rest(stems, mixture)
+        stems |= {stem: mixture - stems[only] for stem, only in rest.items()}
         scores = score_track(references, stems, rate, engine=job.engine)
     except SilentEstimateError:
         raise
@@ -95,17 +94,13 @@ def _fitted(stem: str, excess: int) -> str:
     return f"{stem} was {-excess} samples short, padded" if excess < 0 else f"{stem} was {excess} samples long, cut"
 
 
-def with_rest(
-    estimates: Mapping[str, Float[np.ndarray, "c _"]], mixture: Float[np.ndarray, "c t"]
-) -> dict[str, Float[np.ndarray, "c _"]]:
-    """Add accompaniment = mixture - vocals to an estimate of the vocals alone, and the other way round.
+def _rest(track: Track, estimated: Sequence[str]) -> dict[str, str]:
+    """Return what is scored as the mixture without the only stem that is estimated, if the track has it, and that stem.
 
     BSS Eval needs more than one stem for SIR and SAR; SDR and ISR of a stem do not depend on the others.
     """
-    [stem, *others] = estimates
-    if others or stem not in _REST:
-        return dict(estimates)
-    return {stem: estimates[stem], _REST[stem]: mixture - estimates[stem]}
+    rest = {_REST[stem]: stem for stem in estimated if stem in _REST}
+    return rest if len(estimated) == 1 and rest.keys() <= set(stems_of([track])) else {}
 
 
 class Excluded(NamedTuple):

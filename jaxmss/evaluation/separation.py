@@ -18,7 +18,7 @@ from jaxmss.config import to_json
 from jaxmss.data.tracks import MIXTURE, Track
 from jaxmss.errors import InputError
 from jaxmss.evaluation.systems import Estimates, System
-from jaxmss.loading import load, resolve
+from jaxmss.loading import load, resolve, summed
 from jaxmss.options import Options
 from jaxmss.separator import Model, Separator, separate
 
@@ -28,12 +28,14 @@ def model_system(checkpoint: str, options: Options, dtype: str, known: Sequence[
 
     Its name and identity tell the checkpoints of a run apart, and systems of other networks.
 
-    Raises `InputError` for a checkpoint that cannot be used, and for one with stems other than those of the tracks,
-    `known`.
+    What a training run learned to separate as the sum of stems is scored as that. Raises `InputError` for a checkpoint
+    that cannot be used, and for one with stems other than those of the tracks, `known`.
     """
     exact = resolve(checkpoint)  # once: a run may go on meanwhile
     model = load(exact, dtype)
-    unknown = [source for source in model.sources if source not in known]
+    trained = {source: stems for source, stems in summed(exact).items() if source in model.sources}
+    sums = {source: stems for source, stems in trained.items() if stems != (source,) and set(stems) <= set(known)}
+    unknown = [source for source in model.sources if source not in (*known, *sums)]
     if unknown:
         raise InputError(
             f"{checkpoint} separates {', '.join(unknown)}, which the data lacks: it has {', '.join(known)}; add the "
@@ -43,9 +45,14 @@ def model_system(checkpoint: str, options: Options, dtype: str, known: Sequence[
     identity = {"checkpoint": exact, "weights": weights, "options": vars(options), "dtype": dtype}
     if isinstance(model, ComposedSeparator):
         identity["system"] = to_json(model.system)
-    device = jax.local_devices()[0].device_kind
+    if sums:
+        identity["sums"] = {source: list(stems) for source, stems in sums.items()}  # as JSON gives it back
     return System(
-        Path(exact).name.removesuffix(".json"), identity, lambda track: _separate(model, options, track), device
+        Path(exact).name.removesuffix(".json"),
+        identity,
+        lambda track: _separate(model, options, track),
+        jax.local_devices()[0].device_kind,
+        sums=sums,
     )
 
 

@@ -6,7 +6,7 @@ Nothing here imports JAX, so that processes which score start fast: models are i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ class System:
       device: that it separates on, if it does.
       unscored: stems that it makes and no track has.
       files: that the estimates of a track are read from, if they are.
+      sums: of the data's stems, that estimates are scored against: those of estimates that are no stem of that name.
     """
 
     name: str
@@ -49,6 +50,7 @@ class System:
     device: str | None = None
     unscored: Sequence[str] = ()
     files: Callable[[Track], Iterable[Path]] = lambda track: ()
+    sums: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def stems_of(tracks: Iterable[Track]) -> tuple[str, ...]:

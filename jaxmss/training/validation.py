@@ -15,7 +15,6 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import jax
@@ -23,11 +22,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxmss.data.songs import summed_stems
 from jaxmss.data.tracks import MIXTURE, Track
 from jaxmss.errors import AudioError, InputError
 from jaxmss.evaluation import SilentStemError, median_over_frames, score_track
 from jaxmss.separator import Options, Separator, separate
-from jaxmss.training.config import SUM, Config
+from jaxmss.training.config import Config
 from jaxmss.typing import Float, Int, Variables
 
 EXCERPT = 10  # seconds
@@ -106,7 +106,8 @@ class Validator:
         local = Mesh(np.array(jax.local_devices()), ("window",), axis_types=(AxisType.Auto,))
         self._copied = NamedSharding(local, PartitionSpec())
         self._model = _Model(config.model, {}, config.compute.dtype, NamedSharding(local, PartitionSpec("window")))
-        self._stems = _reference_stems(config)
+        sums = summed_stems(config.data.parts)
+        self._stems = {source: sums[source] for source in config.model.sources}
         self._excerpts = config.validation.excerpts
 
         tracks = tracks[: config.validation.tracks]
@@ -175,14 +176,14 @@ class Validator:
 
     def _read(self, track: Track) -> tuple[Waveform, Stems, int]:
         """Return the mixture of a track, the reference of every source, and their rate."""
-        stems, rate = track.read(dict.fromkeys((MIXTURE, *(stem for stems in self._stems.values() for stem in stems))))
-        channels, model = len(stems[MIXTURE]), self._model
+        references, rate = track.read_sums({MIXTURE: (MIXTURE,), **self._stems})
+        mixture = references.pop(MIXTURE)
+        channels, model = len(mixture), self._model
         if rate != model.sample_rate:
             raise AudioError(f"it is at {rate} Hz, the network at {model.sample_rate} Hz; resample the data")
         if channels != model.channels:
             raise AudioError(f"it has {channels} channels, the network {model.channels}; convert the data")
-        references = {source: reduce(np.add, [stems[stem] for stem in parts]) for source, parts in self._stems.items()}
-        return stems[MIXTURE], references, rate
+        return mixture, references, rate
 
 
 @dataclass(frozen=True)
@@ -198,15 +199,6 @@ class _Model(Separator):
 
     def __call__(self, mixture: Any, sources: Any = None, lengths: Any = None) -> jax.Array:
         return super().__call__(jax.device_put(mixture, self.spread), sources, lengths)
-
-
-def _reference_stems(config: Config) -> dict[str, tuple[str, ...]]:
-    """Return the stems that add up to each source in a whole track.
-
-    Those are all that its part is drawn from: of an accompaniment that is now the bass, now the drums, both.
-    """
-    choices = {part.name: part.choices for part in config.data.parts}
-    return {source: tuple(dict.fromkeys(SUM.join(choices[source]).split(SUM))) for source in config.model.sources}
 
 
 def _medians(references: Stems, estimates: Stems, rate: int) -> list[float]:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -26,10 +27,11 @@ from jaxmss.evaluation.published import figure
 from jaxmss.evaluation.separation import model_system
 from jaxmss.options import Options
 from jaxmss.training.checkpoints import RunCheckpoints
+from jaxmss.training.config import Part
 from jaxmss.training.run_directory import claimed
 
 from .commands import frames, run, run_on_estimates
-from .stems import MADE, RATE, change, read_stems, write_stems
+from .stems import MADE, RATE, change, largest_difference, read_stems, write_stems
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = SpleeterConfig(n_fft=256, hop=64, bins=64, frames_per_chunk=16, widths=(3, 4, 5))
@@ -317,6 +319,40 @@ def test_checkpoints_of_a_training_run_are_told_apart_by_their_steps(tmp_path):
         system = model_system(f"{run}{name}", Options(), "float32", ["vocals", "accompaniment"])
         assert system.name == f"my-run{step}"
         assert system.identity["checkpoint"] == f"{run}{step}"
+
+
+def test_a_run_is_scored_against_the_sums_of_stems_that_it_was_trained_on_or_stems_of_its_sources_names(root, capsys):
+    parts = (Part("voice", ("vocals",)), Part("band", ("bass+drums", "other", "drums")))
+    base = tiny_run.config()
+    sources = replace(base.model, sources=("voice", "band"))
+    config = replace(base, model=sources, data=replace(base.data, parts=parts))
+    with claimed(root / "my-run", config), RunCheckpoints(root / "my-run", config.checkpoints, "") as checkpoints:
+        tiny_run.save(checkpoints, 2, tiny_run.state(config, 2), None)
+    for track in "ABC":
+        stems = read_stems(root / "data" / "test" / track, (*STEMS, "mixture"))
+        band = stems["bass"] + stems["drums"] + stems["other"]
+        summed = {"voice": stems["vocals"], "band": band, "mixture": stems["mixture"]}
+        write_stems(root / "summed" / "test" / track, summed)
+    for data in ("data", "summed"):
+        assert run("--ckpt", root / "my-run", "--data.root", root / data, "--output", root / "out" / data) == 0
+    assert capsys.readouterr().out.count("band is scored as bass + drums + other") == 1
+    for file in sorted((root / "out" / "data" / "tracks").iterdir()):
+        scores, same = frames(file), frames(root / "out" / "summed" / "tracks" / file.name)
+        assert largest_difference(scores, same, MEASURES) == dict.fromkeys(MEASURES, 0.0)
+        assert list(scores) == ["voice", "band"]
+
+
+@pytest.mark.parametrize("engine", ["jaxmss", "museval"])
+def test_vocals_alone_are_scored_where_tracks_hold_no_accompaniment(root, engine):
+    for track in "ABC":
+        for stem in ("bass", "other"):
+            (root / "data" / "test" / track / f"{stem}.wav").unlink()
+        (root / "estimates" / track / "drums.wav").unlink()
+    assert run_on_estimates(root, "--engine", engine) == 0
+    scores = frames(root / "out" / "tracks" / "B.json")
+    references, estimates = (root / part / "B" for part in ("data/test", "estimates"))
+    alone = score_track(read_stems(references, ["vocals"]), read_stems(estimates, ["vocals"]), RATE)
+    assert largest_difference(scores, alone, ["SDR", "ISR"]) == pytest.approx({"SDR": 0, "ISR": 0}, abs=1e-3)
 
 
 def test_worst_excerpt_is_where_the_median_over_five_seconds_is_lowest():
