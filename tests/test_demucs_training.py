@@ -91,6 +91,7 @@ def test_dropout_differs_from_pass_to_pass_and_not_from_run_to_run():
     assert np.ptp(norms) > 1e-3 * norms[0]
     assert len(set(norms)) == 4
     assert first == metrics_of(still, batch(0), 4)
+    assert first[:2] != metrics_of(replace(still, seed=1), batch(0), 2)
 
     # the two parts of each step are what two steps are
     twice = Batch(*(np.repeat(x, 2, axis=0) for x in batch(0)))

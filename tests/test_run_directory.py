@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import tiny_run
 
+from jaxmss.config import from_json, to_json
 from jaxmss.errors import InputError
-from jaxmss.training.config import Data, Optim, Part, Watch
-from jaxmss.training.run_directory import claimed
+from jaxmss.training.agreement import differing
+from jaxmss.training.config import Config, Data, Optim, Part, Watch
+from jaxmss.training.run_directory import FREE, claimed
 
 CONFIG = tiny_run.config()
 
@@ -65,6 +67,55 @@ def test_how_long_and_where_a_run_trains_may_change(tmp_path):
     other = replace(CONFIG, hours=1.0, data=replace(CONFIG.data, root="elsewhere", threads=2), watch=Watch(every=1))
     claim(tmp_path, other)
     assert stored(tmp_path)["config"]["hours"] == 1.0
+
+
+def flat(values: dict, prefix: str = "") -> dict[str, object]:
+    """The fields of a config by name, such as ``optim.lr``."""
+    found = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
+OTHER = {  # values of fields that cannot be doubled
+    "data.root": "elsewhere",
+    "data.folders": ["vocals", "other"],
+    "data.parts": [{"name": "vocals", "choices": ["other"]}],
+    "data.gain": [0.5, 2.0],
+    "data.remix": 0.5,
+    "data.swap_channels": 0.5,
+    "data.flip_polarity": 0.5,
+    "optim.ema": 0.5,
+    "compute.dtype": "bfloat16",
+    "watch.profile": [1, 2],
+    "init": "cws-vocals",
+}
+
+
+def test_every_field_but_of_how_long_where_and_how_fast_must_stay():
+    single = replace(CONFIG, data=replace(CONFIG.data, parts=(Part("vocals", ("vocals",)), Part("rest", ("other",)))))
+    found = set()
+    for name, value in flat(to_json(single)).items():
+        if name.startswith("model."):
+            continue
+        *groups, field = name.split(".")
+        values = json.loads(json.dumps(to_json(single)))
+        inner = values
+        for group in groups:
+            inner = inner[group]
+        usual = not value if isinstance(value, bool) else 2 * (value or 1)
+        inner[field] = OTHER.get(name, usual)
+        fields = differing(single, from_json(Config, values), FREE)
+        assert [text.split()[0] for text in fields] in ([], [name])
+        if not fields:
+            found.add(name)
+    assert found == {
+        *("hours", "data.root", "data.threads", "optim.give_up_after", "compute.remat", "compute.fsdp"),
+        *("checkpoints.every", "checkpoints.keep", "validation.every", "validation.excerpts"),
+        *("watch.every", "watch.profile"),
+    }
+    assert differing(CONFIG, replace(CONFIG, model=replace(CONFIG.model, blocks=2)), FREE) == ["model.blocks 1 -> 2"]
 
 
 def test_a_run_that_has_saved_nothing_may_get_another_config(tmp_path):

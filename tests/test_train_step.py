@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,7 +14,8 @@ from training_runs import batch, config, flat, smooth
 from jaxmss import models
 from jaxmss.data.mixing import Batch, mix
 from jaxmss.training import sharding
-from jaxmss.training.config import Config, Optim
+from jaxmss.training import step as train_step_module
+from jaxmss.training.config import Config, Loss, Optim
 from jaxmss.training.losses import loss
 from jaxmss.training.state import TrainState, initial_state
 
@@ -102,15 +104,18 @@ def test_repeating_a_batch_lowers_its_loss():
 
 
 def test_accumulation_averages_losses_and_gradients_and_moves_statistics_part_by_part():
-    settings = config(accumulate=2, **NARROW)
-    (before, after), (metrics,) = run(settings, [batch(0)])
-    parts = [jax.tree.map(lambda x, first=first: x[first::2], batch(0)) for first in range(2)]
-    (value0, stats), gradient0 = objective_and_gradient(settings, before, parts[0])
-    (value1, stats), gradient1 = objective_and_gradient(settings, before._replace(batch_stats=stats), parts[1])
-    gradient = jax.tree.map(lambda a, b: (a + b) / 2, gradient0, gradient1)
-    assert metrics["loss"] == pytest.approx(float(value0 + value1) / 2, rel=1e-6)
-    assert metrics["gradient_norm"] == pytest.approx(norm(gradient), rel=1e-5)
-    assert_close(after.batch_stats, stats)
+    # energy is conserved from the second step on: not from the second part of the first
+    conserving = Loss(waveform=0.85, spectrogram=0.15, n_fft=64, hop=16, conserve_after=1)
+    settings = replace(config(accumulate=2, **NARROW), loss=conserving)
+    states, metrics = run(settings, [batch(0), batch(1)])
+    for step, (before, after, measured) in enumerate(zip(states[:-1], states[1:], metrics, strict=True)):
+        parts = [jax.tree.map(lambda x, first=first, step=step: x[first::2], batch(step)) for first in range(2)]
+        (value0, stats), gradient0 = objective_and_gradient(settings, before, parts[0])
+        (value1, stats), gradient1 = objective_and_gradient(settings, before._replace(batch_stats=stats), parts[1])
+        gradient = jax.tree.map(lambda a, b: (a + b) / 2, gradient0, gradient1)
+        assert measured["loss"] == pytest.approx(float(value0 + value1) / 2, rel=1e-6)
+        assert measured["gradient_norm"] == pytest.approx(norm(gradient), rel=1e-5)
+        assert_close(after.batch_stats, stats)
 
 
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
@@ -128,15 +133,30 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_the_counts(spoilt):
     expected, _ = run(config(**NARROW), [batch(0), batch(2)])  # as if the bad ones had never been, but for the rate
     assert_equal(states[-1].opt_state, expected[-1].opt_state)
     assert_equal(states[-1].batch_stats, expected[-1].batch_stats)
+    assert [m["learning_rate"] for m in metrics] == pytest.approx([1e-3, 0.9e-3, 0.81e-3, 0.729e-3])
+    assert_close(states[-1].ema, averaged(states[1].ema, states[-1], update=1), 1e-6)
+
+
+def test_a_gradient_that_overflows_changes_nothing_though_the_loss_is_finite():
+    states, (metrics,) = run(replace(config(**NARROW), loss=Loss(waveform=1e30)), [batch(0)])
+    assert np.isfinite(metrics["loss"])
+    assert not np.isfinite(metrics["gradient_norm"])
+    assert metrics["skipped"] == 1
+    assert_equal(states[1].params, states[0].params)
+
+
+def averaged(mean, state: TrainState, update: int):
+    """The moving average `mean` after one more update, the first of which is number 0."""
+    decay = min(0.5, (1 + update) / (10 + update))
+    new = {"params": state.params, "batch_stats": state.batch_stats}
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, mean, new)
 
 
 def test_the_moving_average_holds_parameters_and_statistics():
     states, _ = run(config(**NARROW), [batch(step) for step in range(12)])
     mean = {"params": states[0].params, "batch_stats": states[0].batch_stats}
     for update, state in enumerate(states[1:]):
-        decay = min(0.5, (1 + update) / (10 + update))
-        new = {"params": state.params, "batch_stats": state.batch_stats}
-        mean = jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, mean, new)
+        mean = averaged(mean, state, update)
         assert_close(state.ema, mean, 1e-6)
     assert norm(mean["params"]) != norm(states[-1].params)
 
@@ -155,11 +175,36 @@ def test_bfloat16_is_inside_the_network_alone():
         assert metrics["gradient_norm"] == pytest.approx(norm(gradient), rel=0.03)
 
 
-def test_rematerialisation_changes_no_result():
-    _, expected = compiled(config(**NARROW))(placed(start()), sharding.place_batch(batch(0), MESH))
-    _, metrics = compiled(config(remat=True, **NARROW))(placed(start()), sharding.place_batch(batch(0), MESH))
+def test_the_loss_is_computed_in_float32(monkeypatch):
+    seen = []
+
+    def noted(estimates, *arguments):
+        seen.append(estimates.dtype)
+        return loss(estimates, *arguments)
+
+    monkeypatch.setattr(train_step_module, "loss", noted)
+    jax.eval_shape(train_step_module.train_step(config(dtype="bfloat16", **NARROW)), start(), batch(0))
+    assert set(seen) == {np.dtype(np.float32)}
+
+
+def test_rematerialisation_computes_convolutions_again_and_changes_no_result():
+    inputs = placed(start()), sharding.place_batch(batch(0), MESH)
+    plain, again = (
+        compiled(config(remat=remat, **NARROW)).lower(*inputs).as_text().count("stablehlo.convolution")
+        for remat in (False, True)
+    )
+    assert again > plain
+    _, expected = compiled(config(**NARROW))(*inputs)
+    _, metrics = compiled(config(remat=True, **NARROW))(placed(start()), inputs[1])
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
     np.testing.assert_allclose(metrics["gradient_norm"], expected["gradient_norm"], rtol=1e-5)
+
+
+def test_parameters_are_drawn_from_the_seed():
+    first, again, other = (flat(initial_state(replace(config(**NARROW), seed=seed)).params) for seed in (0, 0, 1))
+    kernels = [name for name in first if "kernel" in name]
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not any(np.array_equal(first[name], other[name]) for name in kernels)
 
 
 def test_one_run_compiles_one_program():

@@ -16,10 +16,11 @@ import recordings
 import tiny_run
 from kill_process import EVERY, STEPS, Run, config, wait, write_config
 
-from jaxmss.checkpoints import runs
+from jaxmss.checkpoints import runs, store
 from jaxmss.config import to_json
 from jaxmss.training.checkpoints import RunCheckpoints
 from jaxmss.training.config import Checkpoints, Optim, Validation
+from jaxmss.training.state import initial_state, variables_of
 from jaxmss.training.watching import read_metrics
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
@@ -30,7 +31,10 @@ STOPPED = 143  # the exit status after SIGTERM
 def uninterrupted(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("kills")
     recordings.write_songs(folder / "data/train", ["a", "b", "c"], samples=6 * recordings.RATE)
-    write_config(folder / "config.py", to_json(config(folder / "data")))
+    settings = config(folder / "data")
+    first = jax.jit(lambda: initial_state(replace(settings, seed=1)))()
+    store.save(folder / "weights", settings.model, variables_of(first.params, first.batch_stats))
+    write_config(folder / "config.py", to_json(replace(settings, init=str(folder / "weights"))))
     run = Run(folder / "config.py", folder / "uninterrupted")
     run.end(run.start())
     assert run.ended == [0], run.output.read_text()
@@ -108,7 +112,10 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(uninterrupted, t
 
 def test_a_run_whose_data_vanishes_saves_what_it_has_learned(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted.config.parent / "data", tmp_path / "data")
-    endless = replace(config(tmp_path / "data"), checkpoints=Checkpoints(every=10**6, keep=2), hours=1000.0)
+    weights = str(uninterrupted.directory.with_name("weights"))
+    endless = replace(
+        config(tmp_path / "data"), checkpoints=Checkpoints(every=10**6, keep=2), hours=1000.0, init=weights
+    )
     write_config(tmp_path / "config.py", to_json(endless))
     run = Run(tmp_path / "config.py", tmp_path / "run")
     process = run.start()
@@ -127,6 +134,7 @@ def test_a_run_whose_data_vanishes_saves_what_it_has_learned(uninterrupted, tmp_
     run.end(run.start())
     losses = run.losses()
     assert [number for number, _ in losses] == list(range(1, step + 3))
+    assert run.checkpoint() == step + 2  # the end is saved, though no checkpoint was due
     shared = min(len(losses), STEPS)
     assert losses[:shared] == uninterrupted.losses()[:shared]
 

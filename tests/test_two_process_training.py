@@ -64,7 +64,7 @@ def config(tmp_path, data) -> Path:
         data=Data(root=str(data), batch=2, seconds=1.0, threads=2),
         checkpoints=Checkpoints(every=1000, keep=2),
         validation=Validation(every=0),
-        watch=Watch(every=1),
+        watch=Watch(every=7),
     )
     kill_process.write_config(tmp_path / "config.py", to_json(settings))
     return tmp_path / "config.py"
@@ -113,7 +113,7 @@ def assert_refused(printed: str, *patterns: str) -> None:
 def test_sigterm_of_one_stops_both_after_the_same_step_and_one_process_goes_on(config, tmp_path):
     run = tmp_path / "run"
     processes = start(TRAIN, *[[config, "--run", run]] * 2)
-    wait_for_step(run, 3, processes)
+    wait_for_step(run, 7, processes)
     processes[1].send_signal(signal.SIGTERM)
     (_, told), _ = ended(processes)
     assert [process.returncode for process in processes] == [143, 143], told
@@ -132,9 +132,16 @@ def test_sigterm_of_one_stops_both_after_the_same_step_and_one_process_goes_on(c
     step = runs.steps(run)[-1]
 
     hours = (step + 2) * 2 / 3600
-    done = subprocess.run([sys.executable, "-c", TRAIN, config, "--run", run, "--hours", str(hours)], check=False)
-    assert done.returncode == 0
-    assert [line["step"] for line in read_metrics(run) if "loss" in line] == list(range(1, step + 3))
+    for directory in (run, tmp_path / "whole"):  # the latter by one process alone, from the first step to the last
+        train = [sys.executable, "-c", TRAIN, config, "--run", directory, "--hours", str(hours)]
+        assert subprocess.run(train, check=False).returncode == 0
+    told, whole = (
+        {line["step"]: (line["loss"], line["loss_mean"]) for line in read_metrics(directory) if "loss" in line}
+        for directory in (run, tmp_path / "whole")
+    )
+    assert list(told) == sorted({*range(7, step + 2, 7), step + 2})
+    assert list(whole) == list(told)
+    np.testing.assert_allclose(list(told.values()), list(whole.values()), rtol=1e-5)
 
 
 def test_processes_that_do_not_agree_are_refused_together(config, data, tmp_path):

@@ -79,6 +79,32 @@ def test_tracks_score_what_a_separation_of_theirs_scores(root, model, validator)
     assert not result.failed
 
 
+def test_every_source_is_scored_by_its_own_estimate_and_the_mean_is_over_them(root):
+    model = tiny.model("cws-joint")
+    parts = tuple(Part(stem, (stem,)) for stem in STEMS)
+    track = find_tracks(root, "valid")[0]
+    result = Validator(Config(model.config, Data(parts=parts)), [track])(model.variables)
+    stems, rate = track.read(["mixture", *model.sources])
+    estimates = dict(zip(model.sources, separate(model, stems.pop("mixture")), strict=True))
+    scores = score_track(stems, estimates, rate, ["SDR"])
+    expected = {source: np.median(scores[source]["SDR"]) for source in ("bass", "drums", "other")}
+    assert result.sdr == pytest.approx(expected, abs=1e-4)
+    assert np.ptp(list(expected.values())) > 0.1
+    assert result.mean == pytest.approx(np.mean(list(expected.values())), abs=1e-4)
+
+
+def test_what_a_result_is_over_tells_other_tracks_of_the_same_number(root, tmp_path, model, validator):
+    shutil.copytree(root / "valid", tmp_path / "valid")
+    assert Validator(config_of(model), find_tracks(tmp_path, "valid")).over == validator.over
+    vocals = tmp_path / "valid" / "Song 1" / "vocals.wav"
+    waveform, rate = soundfile.read(vocals)
+    soundfile.write(vocals, 0.5 * waveform, rate, subtype="PCM_16")
+    assert Validator(config_of(model), find_tracks(tmp_path, "valid")).over != validator.over
+    soundfile.write(vocals, waveform, rate, subtype="PCM_16")
+    vocals.parent.rename(tmp_path / "valid" / "Song 3")
+    assert Validator(config_of(model), find_tracks(tmp_path, "valid")).over != validator.over
+
+
 def test_the_mixture_is_scored_against_every_source(root, model, validator):
     scores = []
     for track in find_tracks(root, "valid"):

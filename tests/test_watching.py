@@ -111,7 +111,8 @@ def test_a_step_is_told_when_the_next_is_under_way(tmp_path):
 
 def test_the_rate_leaves_out_the_time_of_validations(tmp_path):
     run = tmp_path / "run"
-    with claimed(run, config(every=2)), Watch(run, config(every=2), 0) as watch:
+    settings = replace(config(), data=replace(config().data, batch=16), watch=WatchConfig(every=2))
+    with claimed(run, settings), Watch(run, settings, 0) as watch:
         for step in range(1, 7):
             watch.step(step, metrics_of(step))
             time.sleep(0.1)
@@ -121,10 +122,20 @@ def test_the_rate_leaves_out_the_time_of_validations(tmp_path):
                     time.sleep(0.4)  # the validation, and what follows it
                     watch.validation(step, result())
                     time.sleep(0.4)
-    batch = config().data.batch
-    rates = [line["examples_per_second"] / batch for line in read_metrics(run) if "examples_per_second" in line]
+    rates = [line["examples_per_second"] / 16 for line in read_metrics(run) if "examples_per_second" in line]
     assert len(rates) == 3
     assert all(4 < rate < 11 for rate in rates)
+
+
+def test_the_time_left_is_that_of_the_steps_to_come_at_the_pace_of_this_process(tmp_path, capsys, monkeypatch):
+    run, clock = config(every=5, steps=20), iter(range(0, 10_000, 10))
+    monkeypatch.setattr(watching.time, "perf_counter", lambda: next(clock))
+    with claimed(tmp_path / "run", run), Watch(tmp_path / "run", run, 8) as watch:  # seconds: 0 at step 9
+        for step in range(9, 17):
+            watch.step(step, metrics_of(step))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    # 2 steps took 10 s, and 10 are left; 7 took 20 s, and 5 are left
+    assert [re.search(r"(\d+) s left$", line)[1] for line in told] == ["50", "14"]
 
 
 def test_what_is_not_finite_is_valid_json_and_not_averaged(tmp_path, capsys):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +16,7 @@ from recordings import RATE, STEMS, noise, write_songs
 from jaxmss.data.batches import Examples, batches
 from jaxmss.data.clips import Song
 from jaxmss.data.mixing import Batch
-from jaxmss.data.songs import training_songs
+from jaxmss.data.songs import fingerprint, training_songs
 from jaxmss.errors import InputError
 from jaxmss.models import architecture
 from jaxmss.training.config import Data, Part
@@ -53,6 +54,18 @@ def examples(songs: list[Song], data: Data) -> Examples:
 
 
 VARIED = {"gain": (0.5, 2.0), "swap_channels": 0.5, "flip_polarity": 0.5, "remix": 0.5}
+
+
+def test_a_fingerprint_tells_songs_of_other_names_stems_or_lengths(songs, data, tmp_path):
+    write_songs(tmp_path / "train", "ABCDE", samples=300)
+    assert fingerprint(training_songs(replace(data, root=str(tmp_path)), NETWORK)) == fingerprint(songs)
+    (tmp_path / "train" / "E").rename(tmp_path / "train" / "F")
+    named = fingerprint(training_songs(replace(data, root=str(tmp_path)), NETWORK))
+    shutil.rmtree(tmp_path / "train" / "F")
+    write_songs(tmp_path / "train", "E", samples=301)
+    longer = fingerprint(training_songs(replace(data, root=str(tmp_path)), NETWORK))
+    fewer = fingerprint([replace(song, clips={"vocals": song.clips["vocals"]}) for song in songs])
+    assert len({fingerprint(songs), named, longer, fewer}) == 4
 
 
 def test_any_number_of_threads_gives_the_same_batches(songs, data):
