@@ -21,7 +21,7 @@ def run(command: list[Any], devices: int) -> str:
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A file that one of the processes that test makes, for which the others wait."""
+    """A file or folder that one of the processes that test makes, for which the others wait."""
     folder = factory.getbasetemp()
     file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / name
     with open(f"{file}.lock", "w") as lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -75,8 +76,13 @@ def test_dropout_differs_from_pass_to_pass_and_not_from_run_to_run():
 
     shapes = jax.eval_shape(lambda: initial_state(still))
 
+    def program(config: Config) -> str:
+        return sharding.compile_step(config, mesh).lower(shapes, batch(0)).as_text()
+
+    compiled = functools.cache(lambda config: sharding.compile_step(config, mesh))
+
     def metrics_of(config: Config, examples: Batch, steps: int) -> list[dict[str, float]]:
-        step = sharding.compile_step(config, mesh)
+        step = compiled(config)
         random = np.random.default_rng(0)
         params = jax.tree.map(lambda leaf: random.normal(scale=0.3, size=leaf.shape).astype("f4"), shapes.params)
         state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)._replace(params=params)
@@ -91,7 +97,7 @@ def test_dropout_differs_from_pass_to_pass_and_not_from_run_to_run():
     assert np.ptp(norms) > 1e-3 * norms[0]
     assert len(set(norms)) == 4
     assert first == metrics_of(still, batch(0), 4)
-    assert first[:2] != metrics_of(replace(still, seed=1), batch(0), 2)
+    assert program(still) != program(replace(still, seed=1))
 
     # the two parts of each step are what two steps are
     twice = Batch(*(np.repeat(x, 2, axis=0) for x in batch(0)))

@@ -9,10 +9,13 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import pytest
 import recordings
+import simulated
+import tiny
 import tiny_run
 from kill_process import EVERY, STEPS, Run, config, wait, write_config
 
@@ -20,26 +23,31 @@ from jaxmss.checkpoints import runs, store
 from jaxmss.config import to_json
 from jaxmss.training.checkpoints import RunCheckpoints
 from jaxmss.training.config import Checkpoints, Optim, Validation
-from jaxmss.training.state import initial_state, variables_of
 from jaxmss.training.watching import read_metrics
 
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 STOPPED = 143  # the exit status after SIGTERM
+SELDOM = 50  # steps in which the uninterrupted run saves twice: it takes longer than they do
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Run:
-    folder = tmp_path_factory.mktemp("kills")
-    recordings.write_songs(folder / "data/train", ["a", "b", "c"], samples=6 * recordings.RATE)
-    settings = config(folder / "data")
-    first = jax.jit(lambda: initial_state(replace(settings, seed=1)))()
-    store.save(folder / "weights", settings.model, variables_of(first.params, first.batch_stats))
-    write_config(folder / "config.py", to_json(replace(settings, init=str(folder / "weights"))))
-    run = Run(folder / "config.py", folder / "uninterrupted")
-    run.end(run.start())
-    assert run.ended == [0], run.output.read_text()
+    folder = simulated.once(tmp_path_factory, "uninterrupted", train)
+    run = Run(folder / "config.py", folder / "run")
     assert [step for step, _ in run.losses()] == list(range(1, STEPS + 1))
     return run
+
+
+def train(folder: Path) -> None:
+    """Train from given weights to the end, in a folder with the data."""
+    recordings.write_songs(folder / "data/train", ["a", "b", "c"], samples=6 * recordings.RATE)
+    settings = config(folder / "data")
+    store.save(folder / "weights", settings.model, tiny.drawn(settings.model))
+    seldom = Checkpoints(every=SELDOM, keep=2)
+    write_config(folder / "config.py", to_json(replace(settings, init=str(folder / "weights"), checkpoints=seldom)))
+    run = Run(folder / "config.py", folder / "run")
+    run.end(run.start())
+    assert run.ended == [0], run.output.read_text()
 
 
 def moments(random: random.Random) -> list[tuple[signal.Signals, str]]:
@@ -52,7 +60,9 @@ def moments(random: random.Random) -> list[tuple[signal.Signals, str]]:
 
 def test_a_run_that_is_killed_20_times_ends_as_if_it_had_not_been(uninterrupted):
     chance = random.Random(0)
-    run = Run(uninterrupted.config, uninterrupted.directory.with_name("killed"))
+    folder = uninterrupted.config.parent
+    run = Run(folder / "often.py", folder / "killed")
+    write_config(run.config, to_json(replace(config(folder / "data"), init=str(folder / "weights"))))
     for number, (kill, moment) in enumerate(moments(chance)):
         before = run.checkpoint()
         process = run.start()
@@ -83,7 +93,7 @@ def test_a_run_that_is_killed_20_times_ends_as_if_it_had_not_been(uninterrupted)
 
     assert run.losses() == uninterrupted.losses()
     assert run.told == {step: {loss} for step, loss in uninterrupted.losses()}
-    assert runs.steps(run.directory) == runs.steps(uninterrupted.directory)
+    assert runs.steps(run.directory) == [STEPS - EVERY + EVERY // 2, STEPS]
     assert tiny_run.same(last_state(run), last_state(uninterrupted))
 
 
@@ -99,7 +109,7 @@ def last_state(run: Run) -> object:
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(uninterrupted, tmp_path):
     run = Run(uninterrupted.config, tmp_path / "damaged")
     shutil.copytree(uninterrupted.directory, run.directory)
-    last, before = STEPS, STEPS - EVERY + EVERY // 2
+    last, before = STEPS, STEPS - SELDOM // 2
     largest = max((run.directory / f"checkpoints/{last}").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
     os.truncate(largest, 100)
     run.end(run.start())

@@ -198,9 +198,9 @@ def test_a_transformer_hears_no_more_at_once_than_in_training():
 def test_gradients_of_a_published_network_equal_the_package():
     # float64 is the truth: the package's own float32 gradients are as far from it as ours
     kind, arguments, config, _ = FULL["htdemucs"]
-    # three layers, of both kinds, compile sooner than five
-    config = replace(config, transformer=replace(config.transformer, dropout=0.0, layers=3))
-    theirs, variables = pair(kind, {**arguments, "t_dropout": 0.0, "t_layers": 3}, config)
+    # two layers, one of each kind, compile sooner than five
+    config = replace(config, transformer=replace(config.transformer, dropout=0.0, layers=2))
+    theirs, variables = pair(kind, {**arguments, "t_dropout": 0.0, "t_layers": 2}, config)
     theirs = theirs.double().train()
     mixture, target = wave(1, (1, 2, 9_001)), wave(2, (1, 4, 2, 9_001))
     audio = torch.from_numpy(mixture).double().requires_grad_()

@@ -17,7 +17,7 @@ from jaxmss.models.resunet import Blocks
 PLAIN = ResidualBranch("both", lstm_from=9, attention_from=9)
 CWS = replace(models.architecture("cws-small"), widths=(8, 8), bottleneck_levels=1, n_fft=64, hop=32)
 HYBRID = HybridDemucsConfig(width=8, depth=2, n_fft=64, residual=PLAIN)
-TRANSFORMER = replace(HYBRID, n_fft=256, segment=0.1, transformer=Transformer(layers=2, heads=2, width=12))
+TRANSFORMER = replace(HYBRID, n_fft=256, segment=0.1, transformer=Transformer(layers=1, heads=2, width=12))
 DEMUCS = {"demucs": DemucsConfig(width=8, depth=2, residual=PLAIN), "hdemucs": HYBRID, "htdemucs": TRANSFORMER}
 
 
