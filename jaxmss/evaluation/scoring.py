@@ -51,9 +51,8 @@ def score(
     """Score the estimates of a track and write its files under the output: its scores last, so that they mean `done`.
 
     `inputs` tells the files that all came from, for a later run to know them again; `sums` the stems that add up to
-    what an estimate is of, where it is no stem itself. Raises `InputError` for what cannot
-    be scored, silent estimates among them. A track with a silent reference is noted as excluded, as BSS Eval cannot
-    score it.
+    what an estimate is of, where it is no stem itself. Raises `InputError` for what cannot be scored, silent estimates
+    among them. A track with a silent reference is noted as excluded, as BSS Eval cannot score it.
     """
     start = time.perf_counter()
     stems = dict(estimates.stems)
