@@ -67,7 +67,12 @@ def config(data: Path) -> Config:
         validation=Validation(every=0),
         watch=Watch(every=1),
     )
-    return replace(settings, hours=STEPS * settings.data.batch * settings.data.seconds / 3600)
+    return lasting(settings, STEPS)
+
+
+def lasting(settings: Config, steps: int) -> Config:
+    """The same training for so many steps."""
+    return replace(settings, hours=steps * settings.data.batch * settings.data.seconds / 3600)
 
 
 @dataclass

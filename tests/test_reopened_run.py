@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 import recordings
-from kill_process import Run, config, write_config
+from kill_process import Run, config, lasting, write_config
 
 from jaxmss import load
 from jaxmss.checkpoints import runs
@@ -48,10 +48,6 @@ def settings_of(run: Run) -> Config:
     return replace(
         usual, validation=Validation(every=1000), checkpoints=Checkpoints(keep=1), optim=Optim(lr=0.01, warmup=0.0)
     )
-
-
-def lasting(settings: Config, steps: int) -> Config:
-    return replace(settings, hours=steps * settings.data.batch * settings.data.seconds / 3600)
 
 
 def go_on(run: Run, steps: int, **changes) -> None:

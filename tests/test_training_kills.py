@@ -17,7 +17,7 @@ import recordings
 import simulated
 import tiny
 import tiny_run
-from kill_process import EVERY, STEPS, Run, config, wait, write_config
+from kill_process import EVERY, STEPS, Run, config, lasting, wait, write_config
 
 from jaxmss.checkpoints import runs, store
 from jaxmss.config import to_json
@@ -139,8 +139,7 @@ def test_a_run_whose_data_vanishes_saves_what_it_has_learned(uninterrupted, tmp_
     told = f"a/vocals.wav' cannot be read: No such file or directory; check the disk; step {step} before it is saved"
     assert run.output.read_text().endswith(f"{told}: mend the data and start again to go on\n")
     vocals.with_suffix(".gone").rename(vocals)
-    batch = endless.data.batch * endless.data.seconds / 3600
-    write_config(tmp_path / "config.py", to_json(replace(endless, hours=(step + 2) * batch)))
+    write_config(tmp_path / "config.py", to_json(lasting(endless, step + 2)))
     run.end(run.start())
     losses = run.losses()
     assert [number for number, _ in losses] == list(range(1, step + 3))
@@ -187,8 +186,7 @@ def test_a_run_that_is_killed_while_it_validates_keeps_the_step(tmp_path, kill):
     assert run.checkpoint() == run.last_step() == 7
     assert validated(run) == []
 
-    batch = settings.data.batch * settings.data.seconds / 3600
-    write_config(run.config, to_json(replace(settings, hours=7 * batch)))
+    write_config(run.config, to_json(lasting(settings, 7)))
     for _ in range(2):  # the first makes up for it, the second has nothing to do
         run.end(run.start())
         assert run.ended[-1] == 0, run.output.read_text()
@@ -223,8 +221,7 @@ def test_a_run_that_learns_nothing_any_more_stops_and_names_the_step(uninterrupt
     [step] = [step for step, count in skipped.items() if count == 4]
     assert f"not finite in 4 steps in a row, up to step {step}: nothing was learned from them" in told
 
-    batch = exploding.data.batch * exploding.data.seconds / 3600
-    write_config(tmp_path / "config.py", to_json(replace(exploding, hours=step * batch)))  # where it is the last one
+    write_config(tmp_path / "config.py", to_json(lasting(exploding, step)))  # where it is the last one
     last = Run(tmp_path / "config.py", tmp_path / "last")
     for _ in range(2):  # it is no complete run when it is started again
         assert f"in a row, up to step {step}: " in give_up(last)
